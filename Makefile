@@ -1,0 +1,43 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INURE := $(BIN)/inure
+DEMO := runs/demo
+
+.PHONY: help install demo test lint test-slow test-gpu clean
+
+help:  ## what can be made
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+install: $(VENV)/.installed  ## .venv with the package and the tools for tests
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group test --editable .
+	touch $@
+
+demo: install  ## train on digits with and without attacks, evaluate, report: about two minutes
+	rm -rf $(DEMO)
+	$(INURE) train digits/standard --out $(DEMO)/standard
+	$(INURE) train digits/pgd_at --out $(DEMO)/pgd_at
+	$(INURE) evaluate $(DEMO)/standard
+	$(INURE) evaluate $(DEMO)/pgd_at
+	@$(INURE) report $(DEMO)/pgd_at $(DEMO)/standard --out $(DEMO)/report.html
+
+test: install lint  ## lint, types and tests: what CI runs
+	$(BIN)/python -m pytest
+
+lint: install  ## ruff and pyright
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+test-slow: install  ## minutes of training on the CPU
+	$(BIN)/python -m pytest -m slow
+
+test-gpu: install  ## needs CUDA
+	$(BIN)/python -m pytest -m gpu
+
+clean:  ## remove what make made, the environment too
+	rm -rf $(VENV) $(DEMO) build dist .pytest_cache .ruff_cache

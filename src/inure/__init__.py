@@ -1,0 +1,54 @@
+"""Inure: adversarial training of vision models, and robustness numbers that can be trusted.
+
+The names below are loaded when they are first used, so that ``import inure`` and ``inure --help`` stay quick.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import attacks, methods, models, optimizers
+    from .errors import UserError
+    from .evaluation import Evaluation, evaluate
+    from .load import load
+    from .recipe import Recipe, load_recipe
+    from .study import Study, run_study
+    from .threat import L1, L2, Linf
+    from .train import train, train_step
+
+_HOME = {
+    "Evaluation": "evaluation",
+    "L1": "threat",
+    "L2": "threat",
+    "Linf": "threat",
+    "Recipe": "recipe",
+    "Study": "study",
+    "UserError": "errors",
+    "evaluate": "evaluation",
+    "load": "load",
+    "load_recipe": "recipe",
+    "run_study": "study",
+    "train": "train",
+    "train_step": "train",
+}
+_MODULES = ("attacks", "methods", "models", "optimizers")
+
+__all__ = [
+    "L1", "L2", "Evaluation", "Linf", "Recipe", "Study", "UserError", "attacks", "evaluate", "load", "load_recipe",
+    "methods", "models", "optimizers", "run_study", "train", "train_step",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f".{name}", __name__)
+    if name in _HOME:
+        value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+        # Importing the submodule ``train`` or ``load`` bound its name to the module; users want the function
+        globals()[name] = value
+        return value
+    if name == "__version__":
+        from importlib import metadata
+
+        return metadata.version("inure")
+    raise AttributeError(f"module 'inure' has no attribute {name!r}")

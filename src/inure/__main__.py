@@ -1,0 +1,5 @@
+"""``python -m inure``."""
+
+from .commands import main
+
+main()

@@ -1,0 +1,89 @@
+"""Training state on disk: the newest two states, each with its hash, so that one torn file never costs a run."""
+
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from . import files
+from .errors import UserError
+
+_KEEP = 2
+
+
+class Checkpoints:
+    """The folder ``checkpoints/`` of a run: ``index.json`` names the states; it is written after them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._index = folder / "index.json"
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Write one state; older ones than the newest two are removed afterwards."""
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        content = buffer.getvalue()
+        name = f"step-{step:09d}.pt"
+        files.write_bytes(self.folder / name, content)
+        entry = {"file": name, "step": step, "sha256": hashlib.sha256(content).hexdigest()}
+        entries = [entry, *(e for e in self._entries() if e["file"] != name)][:_KEEP]
+        files.write_json(self._index, entries)
+        kept = {e["file"] for e in entries}
+        for path in self.folder.glob("step-*.pt"):
+            if path.name not in kept:
+                path.unlink()
+
+    def load(self, recipe_hash: str) -> tuple[dict[str, Any] | None, list[str]]:
+        """The newest good state, or None if there never was one; and a line for each state that was refused.
+
+        Raises:
+            UserError: If states were written but none is good.
+        """
+        entries, refused = self._entries(), []
+        for entry in entries:
+            state, reason = self._read(entry, recipe_hash)
+            if state is not None:
+                return state, refused
+            refused.append(f"{self.folder / entry['file']}: {reason}; refused, using the previous one")
+        if entries:
+            raise UserError(
+                str(self.folder), "; ".join(refused), "one good checkpoint", "another --out, from step 0"
+            )
+        return None, refused
+
+    def newest(self) -> str:
+        """The path of the newest state, for messages."""
+        entries = self._entries()
+        return str(self.folder / entries[0]["file"]) if entries else "none"
+
+    def _read(self, entry: dict[str, Any], recipe_hash: str) -> tuple[dict[str, Any] | None, str]:
+        path = self.folder / entry["file"]
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            return None, error.strerror or "unreadable"
+        if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+            return None, "truncated or altered (its hash does not match index.json)"
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        if state.get("recipe_hash") != recipe_hash:
+            return None, "written by a run with another recipe"
+        return state, ""
+
+    def _entries(self) -> list[dict[str, Any]]:
+        try:
+            return json.loads(self._index.read_text()) if self._index.exists() else []
+        except json.JSONDecodeError:
+            raise UserError(
+                str(self._index), "damaged JSON", "the file that training wrote", "another --out"
+            ) from None
+
+
+def write_weights(path: Path, module: nn.Module) -> None:
+    """A safetensors file of a net's state, written atomically."""
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}
+    files.write_bytes(path, save(state))

@@ -1,0 +1,111 @@
+"""The command line: one file per verb. Verbs import what they need when they run, so that --help is quick."""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import NonFinite, Stop, UserError, unknown_name
+from . import compare, evaluate, listing, predict, report, study, train
+
+_USAGE = typer.BadParameter.__mro__[1]
+"""click's UsageError, wherever this version of typer keeps it."""
+
+app = typer.Typer(
+    name="inure",
+    help="Train image classifiers that keep working when their input is attacked, and measure how robust they are.",
+    epilog="First steps:  inure train digits/pgd_at   then   inure evaluate RUN   then   inure report RUN",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib import metadata
+
+        typer.echo(f"inure {metadata.version('inure')}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
+app.command("predict")(predict.predict)
+app.command("compare")(compare.compare)
+app.command("study")(study.study)
+app.command("report")(report.report)
+app.command("list")(listing.list_items)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and leave with its exit code.
+
+    0 done; 1 a fault; 2 the user's mistake; 3 a gate failed; 130 and 143 stopped by a signal after saving.
+    """
+    sys.exit(_run(arguments))
+
+
+def _run(arguments: list[str] | None) -> int:
+    try:
+        result = app(arguments, standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except UserError as mistake:
+        return _complain(mistake)
+    except _USAGE as error:
+        return _complain(_usage_mistake(error))
+    except typer.Exit as error:
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    except Exception as error:
+        return _fault(error)
+
+
+def _fault(error: Exception) -> int:
+    if isinstance(error, Stop):
+        print(error.run)
+        if error.signal is not None:
+            print(f"inure: stopped by a signal; continue with --out {error.run} --resume", file=sys.stderr)
+            return 128 + error.signal
+        return 0
+    if isinstance(error, NonFinite):
+        print(f"inure: a loss or gradient was not finite at {error}", file=sys.stderr)
+        return 1
+    raise error
+
+
+def _complain(mistake: UserError) -> int:
+    print(f"inure: {mistake}", file=sys.stderr)
+    return 2
+
+
+def _usage_mistake(error: Any) -> UserError:
+    """click's complaint in our words."""
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else "inure"
+    remedy = f"{path} --help"
+    kind = type(error).__name__
+    if kind == "NoSuchOption":
+        options = [o for p in context.command.params for o in p.opts if o.startswith("--")] if context else []
+        return unknown_name(error.option_name, "an unknown option", options).at(error.option_name)
+    if kind == "MissingParameter" and error.param is not None:
+        return UserError(error.param.metavar or error.param.name.upper(), "nothing", "a value", remedy)
+    if kind == "BadParameter" and error.param is not None:
+        name = next((o for o in error.param.opts if o.startswith("--")), error.param.name)
+        return UserError(name, error.message.rstrip("."), "a value of that type", remedy)
+    commands = list(getattr(getattr(context, "command", None), "commands", {}))
+    words = error.message.split("'")
+    if "No such command" in error.message and len(words) > 1:
+        return unknown_name("COMMAND", words[1], commands)
+    return UserError(path, error.message.rstrip("."), "what --help shows", remedy)

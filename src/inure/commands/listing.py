@@ -1,0 +1,98 @@
+"""``inure list``."""
+
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import unknown_name
+
+
+def list_items(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="WHAT", help="models, attacks, methods, optimizers, joints, suites, recipes, studies."
+        ),
+    ],
+) -> None:
+    """List what exists: one line each on stdout, name, tab, text."""
+    if what not in _LISTS:
+        raise unknown_name("WHAT", what, _LISTS)
+    for name, text in _LISTS[what]():
+        print(f"{name}\t{text}")
+
+
+def _models() -> Iterable[tuple[str, str]]:
+    from ..models import catalogue
+
+    return catalogue()
+
+
+def _attacks() -> Iterable[tuple[str, str]]:
+    from ..attacks import ATTACKS
+
+    return _kinds(ATTACKS)
+
+
+def _methods() -> Iterable[tuple[str, str]]:
+    from ..methods import METHODS
+
+    return _kinds(METHODS)
+
+
+def _optimizers() -> Iterable[tuple[str, str]]:
+    from ..optimizers import OPTIMIZERS
+
+    return _kinds(OPTIMIZERS)
+
+
+def _joints() -> Iterable[tuple[str, str]]:
+    from ..averaging import AVERAGINGS
+    from ..balance import CRITERIA
+    from ..perturbation import PERTURBATIONS
+
+    return _kinds((*PERTURBATIONS, *AVERAGINGS, *CRITERIA))
+
+
+def _suites() -> Iterable[tuple[str, str]]:
+    from ..evaluation.suites import ABOUT
+
+    return ABOUT.items()
+
+
+def _recipes() -> Iterable[tuple[str, str]]:
+    from ..recipe import shipped_names
+
+    return shipped_names("recipes")
+
+
+def _studies() -> Iterable[tuple[str, str]]:
+    from ..recipe import shipped_names
+
+    return shipped_names("studies")
+
+
+def _nothing() -> Iterable[tuple[str, str]]:
+    return ()
+
+
+def _kinds(classes: Iterable[Any]) -> Iterable[tuple[str, str]]:
+    for cls in classes:
+        yield cls.model_fields["kind"].default, (cls.__doc__ or "").strip().splitlines()[0]
+
+
+_LISTS: dict[str, Callable[[], Iterable[tuple[str, str]]]] = {
+    "models": _models,
+    "attacks": _attacks,
+    "methods": _methods,
+    "adapters": _nothing,
+    "crafting": _nothing,
+    "optimizers": _optimizers,
+    "joints": _joints,
+    "suites": _suites,
+    "recipes": _recipes,
+    "analyses": _nothing,
+    "claims": _nothing,
+    "studies": _studies,
+}

@@ -1,0 +1,262 @@
+"""YAML files and ``a.b=c`` overrides into typed settings, and back.
+
+The settings classes are the whole schema: field names, types, defaults. A union of them is told apart by its
+``kind`` field. Anything unknown is refused, with the nearest name that exists. No torch here: ``inure --help``
+answers within a second.
+"""
+
+import copy
+import re
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from .errors import UserError, unknown_name
+
+_FRACTION = re.compile(r"\s*([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*/\s*([0-9.]+)\s*")
+
+
+def parse_real(value: Any) -> Any:
+    """``8/255``, ``1e-3`` and ``-0.1`` as floats; anything else as it was, for pydantic to judge."""
+    if isinstance(value, bool):
+        raise UserError("", value, "a number such as 8/255, 1e-3 or 0.5")
+    if not isinstance(value, str):
+        return value
+    fraction = _FRACTION.fullmatch(value)
+    try:
+        return float(fraction[1]) / float(fraction[2]) if fraction else float(value)
+    except (ValueError, ZeroDivisionError):
+        raise UserError("", value, "a number such as 8/255, 1e-3 or 0.5") from None
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise UserError("", value, "a whole number")
+    return value
+
+
+Real = Annotated[float, BeforeValidator(parse_real), Field(allow_inf_nan=False)]
+"""A float that may be written as a fraction."""
+Whole = Annotated[int, BeforeValidator(_whole)]
+"""An int; 1.5, true and "3" are refused."""
+
+
+class Settings(BaseModel):
+    """A frozen record of hyperparameters that is also the object that uses them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise first_mistake(type(self), fields, error) from None
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def build(cls: type[S], tree: Mapping[str, Any]) -> S:
+    """Settings of type ``cls`` from plain YAML data.
+
+    Raises:
+        UserError: At the first field that does not fit.
+    """
+    return cls(**{str(key): value for key, value in tree.items()})
+
+
+def dump(settings: Settings) -> dict[str, Any]:
+    """Plain data that ``build`` turns into equal settings."""
+    return settings.model_dump(mode="json")
+
+
+def to_yaml(tree: Mapping[str, Any]) -> str:
+    """YAML text in the order of the fields."""
+    return yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        UserError: If the file is missing, is not YAML, or holds no mapping.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            str(path), getattr(error, "strerror", None) or "no text", "a readable YAML file"
+        ) from None
+    except yaml.YAMLError as error:
+        raise UserError(str(path), str(error), "YAML: one `key: value` a line") from None
+    if not isinstance(tree, dict):
+        raise UserError(str(path), type(tree).__name__, "a mapping: one `key: value` a line")
+    return tree
+
+
+def parse_overrides(overrides: Sequence[str]) -> list[tuple[str, Any]]:
+    """``["method.beta=5"]`` as ``[("method.beta", 5)]``; values are YAML."""
+    pairs = []
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator or not key.strip():
+            raise UserError(override, "no '='", "key=value", "method.attack.steps=10")
+        try:
+            pairs.append((key.strip(), yaml.safe_load(text) if text else ""))
+        except yaml.YAMLError:
+            raise UserError(key, text, "a YAML value such as 8/255, true, [1, 2] or text") from None
+    return pairs
+
+
+def apply_overrides(tree: Mapping[str, Any], overrides: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """A copy of ``tree`` with dotted keys replaced.
+
+    Overriding ``X.kind`` resets X to the defaults of that kind and keeps only the threat model
+    (``attack.threat``). Kinds go first, outer before inner, whatever their order on the command line.
+    """
+    result = copy.deepcopy(dict(tree))
+    kinds = sorted((o for o in overrides if o[0].endswith(".kind")), key=lambda o: o[0].count("."))
+    for key, value in [*kinds, *(o for o in overrides if not o[0].endswith(".kind"))]:
+        *parents, leaf = key.split(".")
+        node = result
+        for depth, parent in enumerate(parents, start=1):
+            if node.get(parent) is None:
+                node[parent] = {}
+            node = node[parent]
+            if not isinstance(node, dict):
+                raise UserError(key, ".".join(parents[:depth]) + " is not a mapping", "a key of the recipe")
+        if leaf == "kind" and node.get("kind") != value:
+            _reset_to_kind(node, value, is_attack=parents[-1] == "attack")
+        else:
+            node[leaf] = value
+    return result
+
+
+def _reset_to_kind(node: dict[str, Any], kind: Any, *, is_attack: bool) -> None:
+    attack = node if is_attack else node.get("attack")
+    threat = attack.get("threat") if isinstance(attack, dict) else None
+    node.clear()
+    node["kind"] = kind
+    if threat is not None and kind != "standard":
+        node.update({"threat": threat} if is_attack else {"attack": {"threat": threat}})
+
+
+def merge(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
+    """``update`` laid over ``base``, mapping by mapping; a mapping of another ``kind`` replaces the old one."""
+    result = dict(base)
+    for key, value in update.items():
+        old = result.get(key)
+        same_kind = (
+            isinstance(value, Mapping) and isinstance(old, Mapping) and value.get("kind", old.get("kind"))
+        )
+        if isinstance(value, Mapping) and isinstance(old, Mapping) and same_kind == old.get("kind"):
+            result[key] = merge(old, value)
+        else:
+            result[key] = copy.deepcopy(value)
+    return result
+
+
+def differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The dotted keys at which two trees differ."""
+    keys = []
+    for key in sorted({*a, *b}):
+        left, right = a.get(key), b.get(key)
+        if isinstance(left, Mapping) and isinstance(right, Mapping):
+            keys += differences(left, right, f"{prefix}{key}.")
+        elif left != right:
+            keys.append(f"{prefix}{key}")
+    return keys
+
+
+def first_mistake(cls: type[BaseModel], tree: Mapping[str, Any], error: ValidationError) -> UserError:
+    """The first complaint of pydantic, in our words and at the key that the user wrote."""
+    detail = error.errors(include_url=False)[0]
+    where, names = _place(cls, tree, detail["loc"])
+    cause = detail.get("ctx", {}).get("error")
+    if isinstance(cause, UserError):
+        return cause if cause.setting else cause.at(where or cls.__name__)
+    if detail["type"] == "extra_forbidden":
+        name = str(detail["loc"][-1])
+        mistake = unknown_name(where, name, names)
+        known = " | ".join(names) if names else "no fields at all"
+        remedy = f"did you mean {mistake.remedy!r}?" if mistake.remedy else None
+        return UserError(where, "an unknown field", known, remedy)
+    if detail["type"].startswith("union_tag"):
+        return _wrong_kind(where, detail)
+    return UserError(where, detail.get("input"), _allowed(detail))
+
+
+def _wrong_kind(where: str, detail: ErrorDetails) -> UserError:
+    context = detail.get("ctx", {})
+    kinds = re.findall(r"'([^']+)'", context.get("expected_tags", ""))
+    given = context.get("tag")
+    if given is None:
+        value = detail.get("input")
+        return UserError(
+            where, value if not isinstance(value, Mapping) else "no kind", "a mapping with a kind"
+        )
+    return unknown_name(f"{where}.kind", str(given), kinds)
+
+
+def _allowed(detail: ErrorDetails) -> str:
+    context = detail.get("ctx", {})
+    match detail["type"]:
+        case "greater_than_equal":
+            return f"a number >= {context['ge']}"
+        case "greater_than":
+            return f"a number > {context['gt']}"
+        case "less_than_equal":
+            return f"a number <= {context['le']}"
+        case "less_than":
+            return f"a number < {context['lt']}"
+        case "literal_error":
+            return str(context["expected"]).replace(" or ", " | ").replace(", ", " | ")
+        case "missing":
+            return "a value here: it has no default"
+        case "none_required":
+            return "null: no member of this joint exists yet"
+        case _:
+            return detail["msg"].removeprefix("Input should be ")
+
+
+def _place(cls: type[BaseModel], tree: Any, loc: tuple[int | str, ...]) -> tuple[str, list[str]]:
+    """The dotted key of an error and the field names known there; union tags in ``loc`` are left out."""
+    hint: Any = cls
+    keys: list[str] = []
+    names: list[str] = list(cls.model_fields)
+    for position, part in enumerate(loc):
+        models = list(_models(hint))
+        fields = {name: f for m in models for name, f in m.model_fields.items()}
+        tagged = [m for m in models if part in _tags(m)]
+        if tagged and part not in fields:
+            hint = tagged[0]
+            names = list(tagged[0].model_fields)
+            continue
+        last = position == len(loc) - 1
+        if isinstance(part, int) or part in fields or last or (isinstance(tree, Mapping) and part in tree):
+            keys.append(str(part))
+            if part in fields:
+                hint = fields[str(part)].annotation
+                if not last:
+                    names = [n for m in _models(hint) for n in m.model_fields]
+            tree = tree.get(part) if isinstance(tree, Mapping) else None
+    return ".".join(keys), names
+
+
+def _models(hint: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(hint, type) and issubclass(hint, BaseModel):
+        yield hint
+    elif typing.get_origin(hint) is not None or isinstance(hint, types.UnionType):
+        for argument in typing.get_args(hint):
+            yield from _models(argument)
+
+
+def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
+    field = model.model_fields.get("kind")
+    return typing.get_args(field.annotation) if field else ()

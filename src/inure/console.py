@@ -1,0 +1,90 @@
+"""What a person sees while something runs: progress bars with rates and time left, and tables. All on stderr."""
+
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+
+def stderr() -> Console:
+    """The console of all progress and tables; stdout carries the result alone."""
+    return Console(stderr=True, highlight=False)
+
+
+class Bars:
+    """Progress bars; with ``quiet`` none. On a stderr that is no terminal: plain lines at milestones."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.console = stderr()
+        self.quiet = quiet
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self.console,
+            disable=quiet or not self.console.is_terminal,
+            refresh_per_second=4,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def show(self, name: str, done: int, total: int, *, note: str = "", unit: str = "") -> None:
+        """Move the bar ``name``, made at its first call."""
+        if name not in self._tasks:
+            self._tasks[name] = self._progress.add_task(name, total=total, rate="", note=note)
+        task = self._progress.tasks[self._progress.task_ids.index(self._tasks[name])]
+        rate = f"{task.speed:.0f} {unit}/s" if task.speed and unit else ""
+        self._progress.update(self._tasks[name], completed=done, total=total, note=note, rate=rate)
+
+    def attack(self, name: str, done: int, total: int, standing: int) -> None:
+        """The bar of one attack of an evaluation."""
+        self.show(name, done, total, note=f"standing {standing}", unit="images")
+
+    def say(self, line: str) -> None:
+        """A line above the bars."""
+        if not self.quiet:
+            self.console.print(line, markup=False)
+
+
+def table(title: str, columns: list[str], rows: list[list[Any]]) -> Table:
+    """A small table; the first column is text, the others are figures."""
+    made = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    for position, column in enumerate(columns):
+        made.add_column(column, justify="left" if position == 0 else "right", overflow="fold")
+    for row in rows:
+        made.add_row(*(str(cell) for cell in row))
+    return made
+
+
+def percent(share: float | None) -> str:
+    """``0.1234`` as ``12.3 %``."""
+    return "-" if share is None else f"{100 * share:.1f} %"
+
+
+def with_interval(share: float | None, interval: list[float] | tuple[float, float] | None) -> str:
+    """``88.1 % [84.3, 91.0]``."""
+    if share is None or interval is None:
+        return percent(share)
+    return f"{percent(share)} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"

@@ -1,0 +1,1 @@
+"""Tricks that act only while adversarial examples are crafted (see ``types.Crafting``). None is built yet."""

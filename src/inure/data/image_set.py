@@ -1,0 +1,120 @@
+"""Labelled images of one shape, held as uint8 in memory or decoded when they are asked for."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Lazy:
+    """Pixels that stay encoded: ``decode(rows)`` makes the uint8 images of those rows of the source."""
+
+    decode: Callable[[Tensor], Tensor]
+    rows: Tensor
+    """(N,) int64: row of the source behind each image of the set."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ImageSet:
+    """A data set for classification; what ``load`` returns and everything else reads."""
+
+    labels: Tensor
+    """(N,) int64, on the CPU."""
+    class_names: tuple[str, ...]
+    shape: tuple[int, int, int]
+    """(C, H, W) of every image."""
+    index: Tensor
+    """(N,) int64: row over the files of the split sorted by name, counted before bad rows are skipped."""
+    hash: str
+    """sha256 (hex) over the contents of the files, or over the bytes of the arrays. A subset keeps it."""
+    skipped: int
+    """Images that could not be decoded and were left out."""
+    name: str
+    """The SPEC that was loaded."""
+    pixels: Tensor | Lazy
+    """(N, C, H, W) uint8, or where to decode them from."""
+
+    def __post_init__(self) -> None:
+        held = self.pixels.rows if isinstance(self.pixels, Lazy) else self.pixels
+        assert len(self.labels) == len(self.index) == len(held)
+        assert isinstance(held, Tensor)
+        assert isinstance(self.pixels, Lazy) or (held.dtype == torch.uint8 and held.shape[1:] == self.shape)
+
+    @classmethod
+    def from_arrays(
+        cls, images: Tensor, labels: Tensor, class_names: tuple[str, ...] | None = None, name: str = "arrays"
+    ) -> "ImageSet":
+        """A set in memory from (N, C, H, W) uint8 images and (N,) integer labels."""
+        labels = labels.to("cpu", torch.int64)
+        digest = hashlib.sha256(images.cpu().contiguous().numpy().tobytes())
+        digest.update(labels.numpy().tobytes())
+        names = class_names or tuple(str(k) for k in range(int(labels.max()) + 1))
+        channels, height, width = images.shape[1:]
+        return cls(
+            labels=labels,
+            class_names=names,
+            shape=(channels, height, width),
+            index=torch.arange(len(labels)),
+            hash=digest.hexdigest(),
+            skipped=0,
+            name=name,
+            pixels=images,
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        shape = " x ".join(map(str, self.shape))
+        place = f"in memory ({self.device})" if self.in_memory else "decoded on demand"
+        return f"ImageSet({self.name}: {len(self)} images {shape}, {self.num_classes} classes, {place})"
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are; some may have no image here."""
+        return len(self.class_names)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the pixels are one tensor."""
+        return isinstance(self.pixels, Tensor)
+
+    @property
+    def device(self) -> torch.device:
+        """Where ``batch`` puts images: the device of the pixels, the CPU for a lazy set."""
+        return self.pixels.device if isinstance(self.pixels, Tensor) else torch.device("cpu")
+
+    def subset(self, rows: Tensor) -> "ImageSet":
+        """The images at ``rows`` ((M,) int64), in that order, with their labels and ``index``."""
+        rows = rows.to("cpu", torch.int64)
+        if isinstance(self.pixels, Tensor):
+            pixels = self.pixels[rows.to(self.device)]
+        else:
+            pixels = replace(self.pixels, rows=self.pixels.rows[rows])
+        return replace(self, labels=self.labels[rows], index=self.index[rows], pixels=pixels)
+
+    def head(self, n: int) -> "ImageSet":
+        """The first ``n`` images, or all of them if there are fewer."""
+        assert n >= 0
+        if not isinstance(self.pixels, Tensor):
+            return self.subset(torch.arange(min(n, len(self))))
+        return replace(self, labels=self.labels[:n], index=self.index[:n], pixels=self.pixels[:n])
+
+    def batch(self, rows: Tensor) -> Tensor:
+        """The (B, C, H, W) uint8 images at ``rows``, on the pixels' device.
+
+        Raises:
+            UserError: If an image of a lazy set cannot be decoded; names the file and the row.
+        """
+        if isinstance(self.pixels, Tensor):
+            return self.pixels.index_select(0, rows.to(self.device))
+        return self.pixels.decode(self.pixels.rows[rows.cpu()])
+
+    def to(self, device: torch.device | str) -> "ImageSet":
+        """The same set with its pixels on ``device``; a lazy set stays as it is."""
+        if not isinstance(self.pixels, Tensor):
+            return self
+        return replace(self, pixels=self.pixels.to(device))

@@ -1,0 +1,74 @@
+"""The SPEC of a data set, ``PLACE`` or ``PLACE#split``, and which split is meant."""
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import UserError
+
+ALLOWED = "digits, a parquet file, a folder or glob of parquet files, an image folder, or hub:OWNER/NAME"
+SPLITS = {"train": "train", "test": "test", "validation": "validation", "val": "validation"}
+"""Words in file and folder names, and the split that each one means."""
+UNNAMED = ""
+"""The split of files whose names tell none."""
+_PREFERENCE = {"train": ("train",), "test": ("test", "validation"), "validation": ("validation",)}
+
+
+class Spec(NamedTuple):
+    """Where a data set is."""
+
+    text: str
+    """As the user wrote it."""
+    place: str
+    split: str | None
+    """What was written after ``#``."""
+
+
+def parse_spec(text: str) -> Spec:
+    """``PLACE#split`` in its parts; a ``#`` in the name of an existing file belongs to the name."""
+    place, mark, split = text.rpartition("#")
+    if not mark or Path(text).exists():
+        return Spec(text, text, None)
+    return Spec(text, place, SPLITS.get(split, split))
+
+
+def choose_splits(spec: Spec, there: Iterable[str], wanted: str | None, setting: str) -> tuple[str, ...]:
+    """The splits to read: the one after ``#``; else a lone one; else the one wanted; else, for None, all.
+
+    ``wanted="test"`` falls back on ``validation``, for sets that publish no test labels.
+
+    Raises:
+        UserError: If there is none such; lists those that are there.
+    """
+    there = tuple(there)
+    if spec.split is not None:
+        if spec.split in there:
+            return (spec.split,)
+        raise UserError(setting, spec.text, _list_splits(spec.place, there), "another split")
+    if wanted is None or len(there) == 1:
+        return there
+    for name in _PREFERENCE.get(wanted, (wanted,)):
+        if name in there:
+            return (name,)
+    raise UserError(setting, f"no {wanted} split in {spec.text}", _list_splits(spec.place, there))
+
+
+def nearest(place: str) -> str | None:
+    """The names beside a path that does not exist that look most like it."""
+    path = Path(place).expanduser()
+    while not path.parent.is_dir() and path.parent != path:
+        path = path.parent
+    if not path.parent.is_dir():
+        return None
+    around = {entry.name: str(entry) for entry in path.parent.iterdir() if not entry.name.startswith(".")}
+    if str(path.parent) == ".":
+        around["digits"] = "digits"
+    close = difflib.get_close_matches(path.name, around, n=3, cutoff=0.5)
+    return " or ".join(around[name] for name in close) or None
+
+
+def _list_splits(place: str, there: tuple[str, ...]) -> str:
+    if there == (UNNAMED,):
+        return f"{place} alone: its names tell no split"
+    return " | ".join(f"{place}#{name}" for name in there if name != UNNAMED)

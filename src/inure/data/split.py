@@ -1,0 +1,61 @@
+"""Holding out part of a labelled set with every class in proportion."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+
+
+def stratified_split(labels: Tensor, size: float, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Two sets of rows, both ascending: those to train on and ``size`` of them held out.
+
+    Each class gives its exact share rounded down or up (largest remainder), and always keeps an example to
+    train on. The split depends on ``labels``, ``size`` and ``seed`` only, never on the seed of the training run.
+
+    Args:
+        labels: (N,) integers.
+        size: A fraction in (0, 1), or a count of at least 1.
+        seed: Which of the possible splits.
+
+    Returns:
+        (train_rows, held_out_rows), int64.
+
+    Raises:
+        UserError: If ``size`` is neither, or leaves a class without an example to train on.
+    """
+    classes, counts = np.unique(labels.numpy(), return_counts=True)
+    total = _count(size, len(labels), most=len(labels) - len(classes))
+    # The legacy generator's stream is frozen by numpy: the same split for every version to come.
+    random = np.random.RandomState(seed)
+    held_out = [
+        random.permutation(np.flatnonzero(labels.numpy() == label))[:quota]
+        for label, quota in zip(classes, _quotas(counts, total), strict=True)
+    ]
+    mask = torch.zeros(len(labels), dtype=torch.bool)
+    mask[torch.from_numpy(np.concatenate(held_out))] = True
+    return (~mask).nonzero().flatten(), mask.nonzero().flatten()
+
+
+def _count(size: float, examples: int, most: int) -> int:
+    allowed = f"a fraction in (0, 1) or a count from 1 to {most} of these {examples} examples"
+    if not size > 0 or (size >= 1 and size != int(size)):
+        raise UserError("data.validation", size, allowed)
+    count = int(size) if size >= 1 else max(1, round(size * examples))
+    if count > most:
+        raise UserError("data.validation", size, allowed + ", so that every class keeps one to train on")
+    return count
+
+
+def _quotas(counts: np.ndarray, total: int) -> np.ndarray:
+    """``total`` divided in proportion to ``counts``, each quota below its count."""
+    # Whole numbers throughout: quota = floor(total * count / all), ranked by what the division leaves over.
+    quotas, left_over = np.divmod(total * counts, counts.sum())
+    order = np.argsort(-left_over, kind="stable")
+    missing = total - int(quotas.sum())
+    while missing:
+        for k in order:
+            if missing and quotas[k] < counts[k] - 1:
+                quotas[k] += 1
+                missing -= 1
+    return quotas

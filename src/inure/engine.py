@@ -1,0 +1,131 @@
+"""Devices, precision, compilation and processes: the one place that knows Lightning Fabric is there."""
+
+import inspect
+import os
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from .config import Settings, Whole
+from .errors import UserError
+
+_PRECISIONS = {
+    "32": "32",
+    "float32": "32",
+    "32-true": "32",
+    "bf16": "bf16",
+    "bf16-mixed": "bf16",
+    "bfloat16": "bf16",
+}
+
+
+def _precision(value: Any) -> str:
+    if str(value) not in _PRECISIONS:
+        raise UserError("", value, "32 | bf16")
+    return _PRECISIONS[str(value)]
+
+
+class Engine(Settings):
+    """Where and how a run computes."""
+
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    devices: Annotated[Whole, Field(ge=1)] | Literal["auto"] = 1
+    """Processes, one a device. ``torchrun`` and ``fabric run`` decide for themselves."""
+    precision: Annotated[Literal["32", "bf16"], BeforeValidator(_precision)] = "32"
+    """bf16: autocast for attack and update; weights, losses and projections stay float32."""
+    compile: bool = False
+    """torch.compile the net; the attack's loop stays eager. Pays on GPUs and long runs."""
+    channels_last: bool = False
+    """Memory format of images and convolutions; faster for CNNs."""
+    threads: Annotated[Whole, Field(ge=1)] | None = None
+    """CPU threads a process; None: torch's choice."""
+
+
+def start(engine: Engine) -> Any:
+    """A launched Fabric: from here on the code runs once in every process.
+
+    Raises:
+        UserError: If the accelerator or so many devices do not exist here.
+    """
+    import lightning_fabric
+    import torch
+
+    if engine.threads is not None:
+        torch.set_num_threads(engine.threads)
+    accelerator, devices = accelerator_of(engine), engine.devices
+    precision = "bf16-mixed" if engine.precision == "bf16" else "32-true"
+    if "LT_CLI_USED" in os.environ:
+        fabric = lightning_fabric.Fabric(
+            strategy=_strategy(2) if os.environ.get("LT_DEVICES", "1") != "1" else "auto"
+        )
+    else:
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes = int(os.environ.get("GROUP_WORLD_SIZE", 1))
+        many = devices == "auto" and accelerator == "cuda" and torch.cuda.device_count() > 1
+        many = many or (devices != "auto" and devices * nodes > 1)
+        if devices == "auto" and not many:
+            devices = 1
+        fabric = lightning_fabric.Fabric(
+            accelerator=accelerator,
+            devices=devices,
+            num_nodes=nodes,
+            precision=precision,
+            strategy=_strategy(2) if many else "auto",
+        )
+    fabric.launch()
+    return fabric
+
+
+def is_child() -> bool:
+    """Whether another process of the same run started this one, so that checks and printing are its business."""
+    return int(os.environ.get("LOCAL_RANK", 0)) > 0 or int(os.environ.get("RANK", 0)) > 0
+
+
+def accelerator_of(engine: Engine) -> str:
+    """``cpu``, ``cuda`` or ``mps``: what was asked for, or the best there is.
+
+    Raises:
+        UserError: If this machine lacks it.
+    """
+    import torch
+
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if engine.accelerator == "auto":
+        return next(name for name in ("cuda", "mps", "cpu") if available[name])
+    if not available[engine.accelerator]:
+        found = " | ".join(name for name, there in available.items() if there)
+        raise UserError("engine.accelerator", engine.accelerator, f"what this machine has: {found}", "auto")
+    count = torch.cuda.device_count()
+    if engine.accelerator == "cuda" and engine.devices != "auto" and engine.devices > count:
+        raise UserError("engine.devices", engine.devices, f"1 to {count}: the GPUs of this machine")
+    return engine.accelerator
+
+
+def _strategy(devices: int) -> Any:
+    from lightning_fabric.strategies import DDPStrategy
+    from torch.nn.parallel import DistributedDataParallel
+
+    # Broadcasting BatchNorm buffers between forwards breaks attacks on CUDA; torch renamed the option in 2.15
+    parameters = inspect.signature(DistributedDataParallel.__init__).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"
+    return DDPStrategy(**{name: False})
+
+
+def prepare(engine: Engine, model: Any) -> Any:
+    """``model`` in the memory format and compiled as asked, before Fabric wraps it."""
+    import torch
+
+    if engine.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    if engine.compile:
+        model.compile()
+    return model
+
+
+def average_buffers(fabric: Any, model: Any) -> None:
+    """Make BatchNorm statistics equal in all processes (their mean); each saw its own shard."""
+    if fabric.world_size > 1:
+        for buffer in model.buffers():
+            if buffer.is_floating_point():
+                buffer.copy_(fabric.all_reduce(buffer, reduce_op="mean"))

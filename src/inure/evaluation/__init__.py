@@ -1,0 +1,7 @@
+"""Evaluation: model x data x suite -> Evaluation."""
+
+from .intervals import wilson
+from .run import Evaluation, Workers, evaluate, weights_hash
+from .suites import SUITES, Member
+
+__all__ = ["SUITES", "Evaluation", "Member", "Workers", "evaluate", "weights_hash", "wilson"]

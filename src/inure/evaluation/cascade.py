@@ -1,0 +1,119 @@
+"""The cascade: each attack of a suite on the examples still standing, always from the original image."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..models.modes import attack_mode, frozen
+from ..threat import Geometry
+from .examples import Examples
+from .journal import Journal
+from .pictures import Pictures
+from .suites import Member
+from .verdicts import Metered, Verdicts, judge
+
+_SMALLEST_BATCH = 8
+
+
+class Cascade:
+    """One evaluation in one process.
+
+    Args:
+        model: Any net that takes images in [0, 1]; its modes are restored afterwards.
+        examples: What is evaluated.
+        rows: The positions in ``examples`` that are this process's.
+        advance: Called after each batch with (attack, examples done, examples of it, standing).
+    """
+
+    def __init__(
+        self,
+        model: Metered,
+        examples: Examples,
+        rows: Tensor,
+        *,
+        threat: Geometry,
+        seed: int,
+        batch_size: int,
+        device: torch.device,
+        journal: Journal,
+        pictures: Pictures,
+        advance: Callable[[str, int, int, int], None],
+    ) -> None:
+        self.model, self.examples, self.rows = model, examples, rows
+        self.threat, self.seed, self.batch_size, self.device = threat, seed, batch_size, device
+        self.journal, self.pictures, self.advance = journal, pictures, advance
+
+    def run(self, members: list[Member]) -> None:
+        """The clean verdict, then every member in order; what the journal knows is not repeated."""
+        found = self._found()
+        with attack_mode(self.model, "eval"), frozen(self.model):
+            standing = self.rows
+            for stream, member in enumerate([None, *members]):
+                name = member.name if member else "clean"
+                right = found.get(name, {})
+                todo = standing[[int(i) not in right for i in self.examples.index[standing]]]
+                right |= self._attack(member, name, todo, stream, done=len(standing) - len(todo))
+                standing = standing[[right[int(i)] for i in self.examples.index[standing]]]
+
+    def _attack(
+        self, member: Member | None, name: str, rows: Tensor, stream: int, done: int
+    ) -> dict[int, bool]:
+        right: dict[int, bool] = {}
+        total = done + len(rows)
+        start = 0
+        while start < len(rows):
+            chosen = rows[start : start + self.batch_size]
+            verdicts = self._judge(member, chosen, stream)
+            if verdicts is None:
+                continue
+            labels, index = self.examples.labels[chosen], self.examples.index[chosen]
+            self.journal.add(_record(name, labels, index, verdicts))
+            self.pictures.keep(index, labels, verdicts, clean=member is None)
+            right |= dict(zip(index.tolist(), (verdicts.prediction == labels).tolist(), strict=True))
+            start += len(chosen)
+            self.advance(name, done + start, total, sum(right.values()))
+        return right
+
+    def _judge(self, member: Member | None, chosen: Tensor, stream: int) -> Verdicts | None:
+        """The verdicts, or None after retreating to a smaller batch because memory ran out."""
+        try:
+            return judge(
+                self.model,
+                self.examples.images(chosen, self.device),
+                self.examples.labels[chosen].to(self.device),
+                self.examples.index[chosen].to(self.device),
+                member,
+                threat=self.threat,
+                seed=self.seed,
+                stream=stream,
+            )
+        except torch.OutOfMemoryError:
+            if self.batch_size <= _SMALLEST_BATCH:
+                raise
+            self.batch_size = max(_SMALLEST_BATCH, self.batch_size // 2)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            return None
+
+    def _found(self) -> dict[str, dict[int, bool]]:
+        found: dict[str, dict[int, bool]] = {}
+        for record in self.journal.records:
+            pairs = zip(record["index"], record["prediction"], record["label"], strict=True)
+            found.setdefault(record["attack"], {}).update({i: p == y for i, p, y in pairs})
+        return found
+
+
+def _record(name: str, labels: Tensor, index: Tensor, verdicts: Verdicts) -> dict[str, Any]:
+    return {
+        "attack": name,
+        "index": index.tolist(),
+        "label": labels.tolist(),
+        "prediction": verdicts.prediction.tolist(),
+        "distance": verdicts.distance.tolist(),
+        "confidence": verdicts.confidence.tolist(),
+        "seconds": verdicts.seconds,
+        "forwards": verdicts.forwards,
+        "backwards": verdicts.backwards,
+    }

@@ -1,0 +1,87 @@
+"""Watching training: numbers that are not finite, a collapse to chance, catastrophic overfitting."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import NonFinite
+
+GAP = 0.4
+"""FGSM accuracy minus PGD accuracy on the probe above which single-step overfitting is suspected ..."""
+FLOOR = 0.05
+"""... if PGD accuracy is below this too, ..."""
+CHECKS = 2
+"""... at so many checks in a row. The usual rule, a drop of 0.2 in one epoch, misses runs of low robust accuracy."""
+COLLAPSE_AFTER = 0.25
+"""Share of training after which predicting no better than chance counts as a collapse."""
+
+
+class FiniteGuard:
+    """Remembers, on the device, the first step whose loss or gradient was not finite; asked only now and then."""
+
+    def __init__(self) -> None:
+        self._step: Tensor | None = None
+        self._parts: Tensor | None = None
+        self._names: list[str] = []
+
+    def observe(self, step: int, logged: dict[str, Tensor]) -> None:
+        """Take in the logged numbers of one step; no host synchronisation."""
+        values = torch.stack([value.float() for value in logged.values()])
+        bad = ~values.isfinite().all()
+        if self._step is None or self._parts is None:
+            self._step, self._parts = torch.full((), -1, device=values.device), torch.zeros_like(values)
+        first = bad & (self._step < 0)
+        self._step = torch.where(first, step, self._step)
+        self._parts = torch.where(first, values, self._parts)
+        self._names = list(logged)
+
+    def check(self) -> None:
+        """Read the memory: one host synchronisation.
+
+        Raises:
+            NonFinite: With the first bad step and its loss parts.
+        """
+        if self._step is not None and self._parts is not None and int(self._step) >= 0:
+            step, parts = int(self._step), dict(zip(self._names, self._parts.tolist(), strict=True))
+            self._step = None
+            raise NonFinite(step, parts)
+
+    def reset(self) -> None:
+        """Forget, after a rollback."""
+        self._step = self._parts = None
+
+
+def warnings_of(history: list[dict[str, Any]], num_classes: int, *, attacks: bool) -> list[dict[str, str]]:
+    """What the newest epoch record gives reason to warn of: {kind, detail}.
+
+    Args:
+        history: Epoch records of metrics.jsonl, oldest first.
+        num_classes: For the level of chance.
+        attacks: Whether the method trains on adversarial images: others are expected to fall to PGD.
+    """
+    found = []
+    newest = history[-1]
+    clean = newest["validation"]["clean_accuracy"]
+    loss = newest["validation"]["clean_loss"]
+    chance, plateau = 1 / num_classes, math.log(num_classes)
+    if newest["progress"] >= COLLAPSE_AFTER and clean <= 1.3 * chance and loss >= 0.9 * plateau:
+        detail = (
+            f"validation accuracy {clean:.1%} is chance ({chance:.1%}) and the loss {loss:.2f} is near ln K = {plateau:.2f}; "
+            "try a lower lr, clip_norm=1.0, or an epsilon ramp (regime.epsilon.kind=ramp)"
+        )
+        found.append({"kind": "collapse", "detail": detail})
+    recent = [record["validation"] for record in history[-CHECKS:]]
+    if attacks and len(recent) == CHECKS and all(_overfits(v) for v in recent):
+        detail = (
+            f"FGSM accuracy {recent[-1]['fgsm_accuracy']:.1%} but PGD accuracy {recent[-1]['probe_pgd_accuracy']:.1%} "
+            f"at {CHECKS} checks in a row; try more steps (method.attack.kind=pgd) or a smaller epsilon"
+        )
+        found.append({"kind": "catastrophic_overfitting", "detail": detail})
+    return found
+
+
+def _overfits(validation: dict[str, float]) -> bool:
+    fgsm, pgd = validation["fgsm_accuracy"], validation["probe_pgd_accuracy"]
+    return fgsm - pgd > GAP and pgd < FLOOR

@@ -1,0 +1,54 @@
+"""load(): a classifier from a run directory or from a function of the user's."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .errors import UserError
+from .models import Classifier, build, load_target, load_weights, read_weights
+from .run import Run
+
+
+def load(target: str | Path, weights: str | Path | None = None, mode: Any = None) -> Classifier:
+    """The net of a run directory, or of ``path/to/file.py:function``, in eval mode on the CPU.
+
+    Args:
+        target: A run directory, or a function that returns an ``nn.Module`` taking images in [0, 1].
+        weights: A .pt or .safetensors file loaded into the net; a run's own ``weights.safetensors`` by default.
+        mode: The domain or mix that the caller will use; refused here if the net has no domains.
+
+    Raises:
+        UserError: If the target does not exist or the weights do not fit.
+    """
+    if ".py:" in str(target):
+        classifier = load_target(str(target), None if weights is None else str(weights))
+    else:
+        classifier = _load_run(Path(target), weights)
+    if mode is not None and not classifier.domains:
+        raise UserError("--mode", mode, "no mode: this net has no domains (model.adapters is null)")
+    return classifier.eval()
+
+
+def _load_run(path: Path, weights: str | Path | None) -> Classifier:
+    run = Run.open(path, "TARGET")
+    recipe, info = run.recipe(), run.info()
+    if "num_classes" not in info:
+        raise UserError(
+            "TARGET", str(path), "a run that has begun to train", f"inure train ... --out {path} --resume"
+        )
+    model = recipe.model.model_copy(update={"pretrained": False, "weights": None})
+    channels, height, width = info["input_shape"]
+    # pretrained decides the normalisation; the weights file carries it
+    with torch.random.fork_rng(devices=[]):
+        classifier = build(model, num_classes=info["num_classes"], shape=(channels, height, width))
+    source = Path(weights) if weights is not None else run.weights
+    if weights is None and not source.exists():
+        last = run.checkpoints / "last.safetensors"
+        if not last.exists():
+            raise UserError(
+                "TARGET", str(path), "a run with weights", f"inure train ... --out {path} --resume"
+            )
+        source = last
+    load_weights(classifier, read_weights(source), str(source))
+    return classifier

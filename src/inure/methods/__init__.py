@@ -1,0 +1,15 @@
+"""The training methods. To add one: write the file, add it here, add its card and its line in tests/contracts.py."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from .mart import MART
+from .pgd_at import PGDAT
+from .standard import Standard
+from .trades import TRADES
+
+Method = Annotated[Standard | PGDAT | TRADES | MART, Field(discriminator="kind")]
+METHODS = (Standard, PGDAT, TRADES, MART)
+
+__all__ = ["MART", "METHODS", "PGDAT", "TRADES", "Method", "Standard"]

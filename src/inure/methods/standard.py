@@ -1,0 +1,22 @@
+"""Training on clean images: the baseline that every robustness number is read against."""
+
+from typing import Literal
+
+from torch import nn
+
+from ..config import Settings
+from ..types import Batch, Criterion, Images, Losses, Search
+
+
+class Standard(Settings):
+    """min E[ criterion(f(x), y) ]."""
+
+    kind: Literal["standard"] = "standard"
+
+    def craft(self, model: nn.Module, batch: Batch, attack: Search | None, criterion: Criterion) -> Images:
+        """The clean images themselves: nothing is crafted."""
+        return batch.x
+
+    def losses(self, model: nn.Module, batch: Batch, x_adv: Images, criterion: Criterion) -> Losses:
+        """One forward on the clean images."""
+        return Losses(criterion(model(batch.x), batch.y), {})

@@ -1,0 +1,193 @@
+"""``Model``, the part of a recipe that says which net, and ``build``, which makes it."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from ..config import Real, Settings, Whole
+from ..errors import UserError
+from .classifier import Classifier
+from .from_file import is_file_function, net_from_file
+from .own import OWN_NETS, build_own, own_net
+from .timm_net import build_timm
+from .weights import load_weights, read_weights
+
+_Positive = Annotated[Whole, Field(ge=1)]
+
+
+class Model(Settings):
+    """Which net, how large, with which weights to start from."""
+
+    name: str = "vit_digits"
+    """One of ours (``inure list models``), any name of timm, or ``FILE.py:function``."""
+    pretrained: bool = False
+    """Start from timm's weights for this name, and normalise as they want it."""
+    weights: str | None = None
+    """Start from a run directory or a file of weights."""
+    img_size: _Positive | None = None
+    """Pixels on a side; None is the data's."""
+    patch_size: _Positive | None = None
+    """Pixels on a side of a patch; None is the net's own."""
+    num_classes: _Positive | None = None
+    """Only a check: the data know their classes."""
+    norm: Literal["batch", "layer", "group"] | None = None
+    """For ResNets; None is the net's own. ``layer`` is GroupNorm with one group."""
+    activation: Literal["relu", "silu"] | None = None
+    """For wide nets; None is ReLU."""
+    drop_path: Annotated[Real, Field(ge=0, lt=1)] = 0
+    """Stochastic depth of the last block; it grows linearly with depth."""
+    mean: list[Real] | None = None
+    """Per channel; None is what pretrained weights want, else 0.5."""
+    std: list[Annotated[Real, Field(gt=0)]] | None = None
+    """Per channel; None is what pretrained weights want, else 0.5."""
+    adapters: None = None
+    """No parameters per domain exist yet."""
+
+
+def build(model: Model, *, num_classes: int, shape: tuple[int, int, int]) -> Classifier:
+    """The net that ``model`` describes, for the data at hand. Works on the meta device too.
+
+    Args:
+        model: The settings.
+        num_classes: Classes in the data.
+        shape: (C, H, W) of the data.
+
+    Raises:
+        UserError: If a setting does not exist for this net or does not fit the data.
+    """
+    if model.num_classes not in (None, num_classes):
+        raise UserError("model.num_classes", model.num_classes, f"{num_classes}, the classes of the data")
+    channels = shape[0]
+    size = (model.img_size, model.img_size) if model.img_size is not None else (shape[1], shape[2])
+    if is_file_function(model.name):
+        classifier = _from_file(model, num_classes, channels, size, data_size=shape[1:])
+    else:
+        net = _named_net(model, num_classes, channels, size, data_size=shape[1:])
+        mean, std = _normalisation(model, net, channels)
+        classifier = Classifier(
+            net, num_classes=num_classes, img_size=size, in_channels=channels, mean=mean, std=std
+        )
+    if model.weights is not None:
+        _start_from(classifier, model)
+    return classifier
+
+
+def catalogue() -> list[tuple[str, str]]:
+    """Name and one line of text for each net of ours, then a line about timm's."""
+    ours = [(name, own.text) for name, own in OWN_NETS.items()]
+    return [
+        *ours,
+        ("TIMM_NAME", "any net of timm, such as deit_tiny_patch16_224; or FILE.py:function for your own"),
+    ]
+
+
+def _named_net(
+    model: Model, num_classes: int, channels: int, size: tuple[int, int], *, data_size: tuple[int, int]
+) -> nn.Module:
+    own = own_net(model.name)
+    if own is None:
+        if model.activation is not None:
+            raise UserError(
+                "model.activation", model.activation, f"null: {model.name} has an activation of its own"
+            )
+        return build_timm(
+            model.name,
+            own_names=list(OWN_NETS),
+            num_classes=num_classes,
+            channels=channels,
+            size=size,
+            data_size=data_size,
+            pretrained=model.pretrained,
+            patch_size=model.patch_size,
+            norm=model.norm,
+            drop_path=model.drop_path,
+        )
+    if model.pretrained:
+        raise UserError(
+            "model.pretrained", True, f"false: {model.name} has no published weights", "model.weights=RUN"
+        )
+    if not own.sized:
+        _refuse_other_size(model, data_size)
+    return build_own(
+        model.name, own, _architecture(model), num_classes=num_classes, channels=channels, size=size
+    )
+
+
+def _architecture(model: Model) -> dict[str, Any]:
+    """The settings that shape a net and were given."""
+    names = ("patch_size", "norm", "activation", "drop_path")
+    return {name: getattr(model, name) for name in names if getattr(model, name)}
+
+
+def _from_file(
+    model: Model, num_classes: int, channels: int, size: tuple[int, int], *, data_size: tuple[int, int]
+) -> Classifier:
+    for name, value in {"pretrained": model.pretrained, **_architecture(model)}.items():
+        if value:
+            raise UserError(f"model.{name}", value, "nothing here: the function builds the whole net")
+    _refuse_other_size(model, data_size)
+    net = net_from_file(model.name, setting="model.name")
+    if not isinstance(net, Classifier):
+        mean, std = _per_channel("mean", model.mean, channels), _per_channel("std", model.std, channels)
+        return Classifier(
+            net, num_classes=num_classes, img_size=size, in_channels=channels, mean=mean, std=std
+        )
+    for name, value in {"mean": model.mean, "std": model.std}.items():
+        if value is not None:
+            raise UserError(
+                f"model.{name}", value, "null: the function returns a Classifier, which normalises"
+            )
+    if net.num_classes not in (None, num_classes):
+        raise UserError(
+            "model.name", f"{model.name} with {net.num_classes} classes", f"{num_classes} classes"
+        )
+    return net
+
+
+def _refuse_other_size(model: Model, data_size: tuple[int, int]) -> None:
+    if model.img_size is not None and (model.img_size, model.img_size) != data_size:
+        allowed = f"null: {model.name} has no img_size and sees the data's {data_size[0]}x{data_size[1]}"
+        raise UserError("model.img_size", model.img_size, allowed)
+
+
+def _normalisation(model: Model, net: nn.Module, channels: int) -> tuple[list[float], list[float]]:
+    config = getattr(net, "pretrained_cfg", {}) if model.pretrained else {}
+    values = []
+    for name, given in (("mean", model.mean), ("std", model.std)):
+        published = list(config.get(name, (0.5,)))
+        if len(published) != channels:
+            published = [sum(published) / len(published)] * channels
+        values.append(_per_channel(name, given, channels) or published)
+    return values[0], values[1]
+
+
+def _per_channel(name: str, given: list[float] | None, channels: int) -> list[float] | None:
+    if given is None:
+        return None
+    if len(given) not in (1, channels):
+        raise UserError(f"model.{name}", given, f"{channels} numbers, one per channel, or a single one")
+    return given if len(given) == channels else given * channels
+
+
+def _start_from(classifier: Classifier, model: Model) -> None:
+    """Load ``model.weights``, whose normalisation counts unless the recipe asks for another."""
+    assert model.weights is not None
+    path = Path(model.weights).expanduser()
+    file = path / "weights.safetensors" if path.is_dir() else path
+    asked = {
+        name: getattr(classifier, name).clone()
+        for name in ("mean", "std")
+        if getattr(model, name) is not None
+    }
+    try:
+        load_weights(classifier, read_weights(file), str(file))
+    except UserError as error:
+        raise error.at("model.weights") from None
+    for name, value in asked.items():
+        loaded = getattr(classifier, name)
+        if not loaded.is_meta and not torch.equal(loaded.expand_as(value), value):
+            allowed = f"null, or the {loaded.flatten().tolist()} that {file} was trained with"
+            raise UserError(f"model.{name}", value.flatten().tolist(), allowed)

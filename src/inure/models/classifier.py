@@ -1,0 +1,118 @@
+"""The one model type of the library: images in [0, 1] to logits, normalised inside."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+from ..types import Images, Logits
+
+Mix = str | Mapping[str, float] | Tensor
+"""A domain, affine weights over domains, or such weights per example (B, K)."""
+
+
+class Classifier(nn.Module):
+    """``net((x - mean) / std)``, with the checks that turn a wrong input into one clear line.
+
+    Args:
+        net: Normalised images (B, C, H, W) to logits (B, K).
+        num_classes: K; not checked if None.
+        img_size: Height and width of the images, or one number for both; not checked if None.
+        in_channels: C; not checked if None.
+        mean: One number per channel, in [0, 1] pixel units. None leaves the mean where it is.
+        std: One number per channel, in [0, 1] pixel units. None leaves the scale as it is.
+
+    Note:
+        ``mean`` and ``std`` are buffers (1, C, 1, 1), or (1, 1, 1, 1) where nothing was given. They are part
+        of the state, so that a weights file says how its net wants to be fed.
+    """
+
+    domains: tuple[str, ...] = ()
+    """Names of the domains that have parameters of their own; an adapted net has at least two."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        num_classes: int | None = None,
+        img_size: int | tuple[int, int] | None = None,
+        in_channels: int | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.num_classes, self.in_channels = num_classes, in_channels
+        self.img_size = (img_size, img_size) if isinstance(img_size, int) else img_size
+        self.register_buffer("mean", _per_channel("mean", mean, in_channels, identity=0.0))
+        self.register_buffer("std", _per_channel("std", std, in_channels, identity=1.0))
+
+    def forward(
+        self, x: Images, mix: Mix | None = None, features: bool = False
+    ) -> Logits | tuple[Logits, Tensor]:
+        """Logits (B, K) in the type of ``x``, float32 also under autocast.
+
+        Args:
+            x: (B, C, H, W), in [0, 1].
+            mix: The domains to use; None is the first. A net without domains takes nothing else.
+            features: Also return the pooled features (B, D) that the last layer saw, from the same forward.
+
+        Raises:
+            UserError: If the images, the mix or the net's output do not fit.
+        """
+        self._check_images(x)
+        self._choose_domains(mix)
+        z = (x - self.mean) / self.std
+        if features:
+            logits, pooled = _logits_and_features(self.net, z)
+            return self._checked(logits).to(x.dtype), pooled.to(x.dtype)
+        return self._checked(self.net(z)).to(x.dtype)
+
+    def _choose_domains(self, mix: Mix | None) -> None:
+        # The one place where a mix acts: adapters will fold theirs here, before the net runs.
+        if mix is not None:
+            raise UserError("mix", mix, "None: this net has no domains")
+
+    def _check_images(self, x: Images) -> None:
+        # Python values only: nothing waits for the device, and nothing breaks a compiled graph.
+        if not x.is_floating_point():
+            raise UserError("images", str(x.dtype), "floats in [0, 1]", "x.float() / 255")
+        channels, size = self.in_channels, self.img_size
+        fits = x.ndim == 4 and channels in (None, x.shape[1]) and size in (None, (x.shape[2], x.shape[3]))
+        if not fits:
+            height, width = size or ("H", "W")
+            expected = f"(B, {channels or 'C'}, {height}, {width})"
+            raise UserError("images", str(tuple(x.shape)), expected, "model.img_size or other data")
+
+    def _checked(self, logits: Logits) -> Logits:
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else None
+        if shape is None or len(shape) != 2 or self.num_classes not in (None, shape[1]):
+            found = f"{type(self.net).__name__} with output {shape or type(logits).__name__}"
+            raise UserError(
+                "model", found, f"a net whose output is one tensor (B, {self.num_classes or 'K'})"
+            )
+        return logits
+
+
+def _logits_and_features(net: nn.Module, z: Tensor) -> tuple[Tensor, Tensor]:
+    if not (hasattr(net, "forward_features") and hasattr(net, "forward_head")):
+        raise UserError("features", type(net).__name__, "a net with forward_features and forward_head")
+    maps = net.forward_features(z)  # pyright: ignore[reportCallIssue]
+    # The head runs twice on the maps: get_classifier() on the features is wrong for some nets of timm (a norm
+    # inside the head of shvit and efficientvit_msra, auxiliary logits in volo, a pair of heads in deit).
+    pooled = net.forward_head(maps, pre_logits=True)  # pyright: ignore[reportCallIssue]
+    return net.forward_head(maps), pooled  # pyright: ignore[reportCallIssue]
+
+
+def _per_channel(
+    name: str, values: Sequence[float] | None, in_channels: int | None, *, identity: float
+) -> Tensor:
+    if values is None:
+        return torch.full((1, 1, 1, 1), identity)
+    if in_channels is not None and len(values) != in_channels:
+        raise UserError(name, list(values), f"{in_channels} numbers, one per channel")
+    return torch.tensor([float(value) for value in values]).view(1, -1, 1, 1)

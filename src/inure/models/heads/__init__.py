@@ -1,0 +1,1 @@
+"""Classification heads other than a linear layer; none exists yet."""

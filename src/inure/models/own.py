@@ -1,0 +1,87 @@
+"""The nets of our own: one table, from a name to its constructor, its line of text and its settings."""
+
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from ..errors import UserError
+from .cifar_resnet import CifarResNet18
+from .cnn_tiny import CNNTiny
+from .preact_resnet import PreActResNet18
+from .small_vit import small_vit
+from .wide_resnet import WideResNet
+
+
+class OwnNet(NamedTuple):
+    """One row of the table."""
+
+    make: Callable[..., nn.Module]
+    text: str
+    takes: dict[str, Any]
+    """Settings of ``Model`` that mean something here, with their defaults."""
+    sized: bool = False
+    """Whether the net is built for one image size."""
+
+
+_RESNET = {"norm": "batch"}
+_WIDE = {"norm": "batch", "activation": "relu"}
+_VIT_TINY = partial(small_vit, dim=192, depth=12, heads=3)
+_VIT_SMALL = partial(small_vit, dim=384, depth=12, heads=6)
+_VIT_DIGITS = partial(small_vit, dim=48, depth=3, heads=4)
+
+OWN_NETS = {
+    "preact_resnet18": OwnNet(PreActResNet18, "pre-activation ResNet-18, 3x3 stem, 11.17M; norm", _RESNET),
+    "cifar_resnet18": OwnNet(CifarResNet18, "ResNet-18, 3x3 stem, no max-pool, 11.17M; norm", _RESNET),
+    "wrn28_10": OwnNet(partial(WideResNet, 28, 10), "WideResNet-28-10, 36.48M; norm, activation", _WIDE),
+    "wrn34_10": OwnNet(
+        partial(WideResNet, 34, 10), "WideResNet-34-10, 46.16M (any wrnDEPTH_WIDTH works)", _WIDE
+    ),
+    "vit_tiny": OwnNet(
+        _VIT_TINY,
+        "ViT of width 192, 12 blocks, 5.4M; patch_size 4, or 2",
+        {"patch_size": 4, "drop_path": 0.0},
+        True,
+    ),
+    "vit_small": OwnNet(
+        _VIT_SMALL,
+        "ViT of width 384, 12 blocks, 21M; patch_size 4, or 2",
+        {"patch_size": 4, "drop_path": 0.0},
+        True,
+    ),
+    "vit_digits": OwnNet(
+        _VIT_DIGITS, "ViT of width 48, 3 blocks, 0.09M, for 8 x 8", {"patch_size": 2, "drop_path": 0.0}, True
+    ),
+    "cnn_tiny": OwnNet(CNNTiny, "two convolutions, 5k, for tests and examples", {}),
+}
+
+
+def own_net(name: str) -> OwnNet | None:
+    """The row of ``name``, generic wide nets included; None if it is not ours."""
+    wide = re.fullmatch(r"wrn([1-9][0-9]*)_([1-9][0-9]*)", name)
+    if name not in OWN_NETS and wide:
+        depth, width = int(wide[1]), int(wide[2])
+        return OwnNet(partial(WideResNet, depth, width), f"WideResNet-{depth}-{width}", _WIDE)
+    return OWN_NETS.get(name)
+
+
+def build_own(
+    name: str, own: OwnNet, given: dict[str, Any], *, num_classes: int, channels: int, size: tuple[int, int]
+) -> nn.Module:
+    """The net, built with the settings ``given`` (those that are not their "off" value) over its defaults.
+
+    Raises:
+        UserError: If a given setting means nothing for this net.
+    """
+    for setting, value in given.items():
+        if setting not in own.takes:
+            knobs = ", ".join(own.takes) or "none of its own"
+            raise UserError(
+                f"model.{setting}", value, f"nothing here: {name} has no {setting}", f"its settings: {knobs}"
+            )
+    arguments = {**own.takes, **given}
+    if own.sized:
+        arguments["img_size"] = size
+    return own.make(num_classes=num_classes, in_channels=channels, **arguments)

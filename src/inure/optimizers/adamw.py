@@ -1,0 +1,26 @@
+"""AdamW (Loshchilov and Hutter, 2019, arXiv:1711.05101)."""
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from ..config import Real
+from .groups import OptimizerSettings, parameter_groups
+
+Beta = Annotated[Real, Field(ge=0, lt=1)]
+
+
+class AdamW(OptimizerSettings):
+    """torch.optim.AdamW: decoupled weight decay."""
+
+    kind: Literal["adamw"] = "adamw"
+    lr: Annotated[Real, Field(gt=0)] = 1e-3
+    weight_decay: Annotated[Real, Field(ge=0)] = 0.05
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+
+    def build(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimizer of ``model``'s trainable parameters."""
+        groups = parameter_groups(model, self.weight_decay, decay_all=self.decay_all)
+        return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas)

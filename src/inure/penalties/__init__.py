@@ -1,0 +1,1 @@
+"""Terms added to any method. None is built yet."""

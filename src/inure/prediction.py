@@ -1,0 +1,59 @@
+"""Classes of image files by a trained net."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .errors import UserError
+from .load import load
+from .run import Run
+from .target import parse_mode
+
+
+def predict_files(
+    target: str, paths: Sequence[Path], *, mode: str | None = None, weights: Path | None = None, top: int = 1
+) -> Iterator[tuple[Path, list[tuple[str, float]]]]:
+    """For each file its ``top`` likeliest classes and their probabilities.
+
+    Images are resized to the net's input (bilinear) and converted to its number of channels.
+
+    Raises:
+        UserError: For a file that is missing or no image, before anything is classified.
+    """
+    mix = parse_mode(mode)
+    classifier = load(target, weights, mix)
+    names = [] if ".py:" in target else Run(Path(target)).info().get("class_names", [])
+    if not 1 <= top <= classifier.num_classes:
+        raise UserError("--top", top, f"1 to {classifier.num_classes}")
+    tensors = [read_image(path, classifier.in_channels, classifier.img_size) for path in paths]
+    with torch.inference_mode():
+        for path, x in zip(paths, tensors, strict=True):
+            probabilities = classifier(x[None], mix=mix).softmax(1)[0]
+            best = probabilities.topk(top)
+            pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            yield path, [(names[k] if k < len(names) else str(k), p) for k, p in pairs]
+
+
+def read_image(path: Path, channels: int, size: tuple[int, int] | None) -> Tensor:
+    """(C, H, W) float32 in [0, 1].
+
+    Raises:
+        UserError: If the file is missing or no image.
+    """
+    import numpy as np
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as opened:
+            image = opened.convert("L" if channels == 1 else "RGB")
+    except FileNotFoundError:
+        raise UserError("IMAGES", str(path), "a file that exists") from None
+    except (UnidentifiedImageError, OSError) as error:
+        raise UserError("IMAGES", f"{path} ({error})", "an image file such as PNG or JPEG") from None
+    if size is not None:
+        image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    pixels = torch.from_numpy(np.array(image, dtype="uint8"))
+    pixels = pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+    return pixels.float().div(255)

@@ -1,0 +1,191 @@
+"""Recipe: every slot of a run, with defaults, where recipes are found, and the combinations that are refused.
+
+Read this first (what can vary), then ``train.py`` (how it joins), then one method.
+"""
+
+from collections.abc import Iterator, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from . import config
+from .averaging import Averaging
+from .balance import Balance
+from .config import Real, Settings, Whole
+from .data import Augment, Data
+from .engine import Engine
+from .errors import UserError, unknown_name
+from .evaluation.suites import SUITES
+from .methods import Method, Standard
+from .models import Model
+from .optimizers import Optimizer
+from .optimizers.sgd import SGD
+from .perturbation import Perturbation
+from .schedules import Cosine, Factor, Schedule
+from .threat import Linf, ThreatModel
+
+Positive = Annotated[Whole, Field(ge=1)]
+
+
+class Regime(Settings):
+    """How the attack grows during training. Each factor is a function of progress."""
+
+    epsilon: Factor | None = None
+    """Multiplies epsilon and the step size (epsilon warm-up)."""
+    steps: Factor | None = None
+    """Multiplies the number of steps, rounded, at least 1."""
+
+    def scale(self, attack: Any, progress: float) -> Any:
+        """``attack`` as it is at ``progress``."""
+        if self.epsilon is not None:
+            factor = self.epsilon.at(progress)
+            change: dict[str, Any] = {"threat": attack.threat.with_epsilon(attack.threat.epsilon * factor)}
+            if attack.step_size is not None:
+                change["step_size"] = attack.step_size * factor
+            attack = attack.model_copy(update=change)
+        if self.steps is not None:
+            attack = attack.model_copy(
+                update={"steps": max(1, round(attack.steps * self.steps.at(progress)))}
+            )
+        return attack
+
+
+class EvaluationSettings(Settings):
+    """What robustness means for this run: the threat, and how it is measured on the validation split."""
+
+    threat: ThreatModel = Linf()
+    suite: str = "quick"
+    """What ``inure evaluate`` runs when no suite is named."""
+    validation_steps: Positive = 10
+    """Steps of the PGD attack that selects the best checkpoint."""
+    validation_examples: Positive = 1000
+    """At most so many validation images are attacked at each check."""
+
+    @model_validator(mode="after")
+    def _known_suite(self) -> "EvaluationSettings":
+        if self.suite not in SUITES:
+            raise unknown_name("evaluation.suite", self.suite, SUITES)
+        return self
+
+
+class Checkpoint(Settings):
+    """When the run is validated and saved, and which weights it hands on."""
+
+    every: Positive = 1
+    """Epochs between validations and checkpoints; the last epoch always has one."""
+    select: Literal["best", "last"] = "best"
+    """Which weights become weights.safetensors. Both are kept."""
+    metric: Literal["auto", "clean", "robust"] = "auto"
+    """What ``best`` means on the validation split; auto: robust, but clean for methods that do not attack."""
+
+
+class Guards(Settings):
+    """What happens when training goes wrong."""
+
+    nonfinite: Literal["stop", "rollback"] = "stop"
+    """``rollback``: back to the last checkpoint with a lower learning rate."""
+    max_rollbacks: Positive = 3
+    rollback_factor: Annotated[Real, Field(gt=0, lt=1)] = 0.5
+    check_every: Positive = 20
+    """Steps between looks at the losses; one look is one host synchronisation."""
+
+
+class Recipe(Settings):
+    """Everything that decides the outcome of a run."""
+
+    about: str = ""
+    """What this recipe is and where its settings come from."""
+    seed: Whole = 0
+    epochs: Positive = 10
+    batch_size: Positive = 128
+    """Images a step, over all devices."""
+    data: Data = Data()
+    augment: Augment | None = None
+    model: Model = Model()
+    method: Method = Standard()
+    penalties: Annotated[list[Any], Field(max_length=0)] = []
+    balance: Balance = Balance()
+    regime: Regime = Regime()
+    crafting: None = None
+    perturbation: Perturbation | None = None
+    averaging: Averaging | None = None
+    optimizer: Optimizer = SGD()
+    schedule: Schedule = Cosine()
+    engine: Engine = Engine()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    checkpoint: Checkpoint = Checkpoint()
+    guards: Guards = Guards()
+    trackers: list[Literal["tensorboard", "wandb", "mlflow"]] = []
+    """Besides metrics.jsonl; each needs its extra: pip install 'inure[tensorboard]'."""
+
+    @model_validator(mode="after")
+    def _refuse_impossible(self) -> "Recipe":
+        refuse_impossible(self)
+        return self
+
+
+def refuse_impossible(recipe: Recipe) -> None:
+    """All combinations that cannot work, in one place.
+
+    Raises:
+        UserError: Naming the setting to change.
+    """
+    attack = getattr(recipe.method, "attack", None)
+    if attack is None and (recipe.regime.epsilon or recipe.regime.steps):
+        raise UserError(
+            "regime", "a schedule", f"null: method {recipe.method.kind} does not attack", "method.kind=pgd_at"
+        )
+    if recipe.regime.steps and attack is not None and not hasattr(attack, "steps"):
+        raise UserError(
+            "regime.steps", "a schedule", f"null: attack {attack.kind} has one step", "method.attack.kind=pgd"
+        )
+    if attack is None and recipe.checkpoint.metric == "robust" and recipe.evaluation.threat.epsilon == 0:
+        raise UserError("checkpoint.metric", "robust", "clean: evaluation.threat.epsilon is 0")
+
+
+def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """A shipped recipe (``digits/pgd_at``) or a YAML file, with ``key=value`` overrides.
+
+    Raises:
+        UserError: If there is no such recipe, or a setting does not fit.
+    """
+    return config.build(Recipe, config.apply_overrides(recipe_tree(name), config.parse_overrides(overrides)))
+
+
+def recipe_tree(name: str) -> dict[str, Any]:
+    """The plain data of a recipe with the recipes that it ``extends`` merged in."""
+    path = find_shipped("recipes", name, "RECIPE")
+    tree = config.read_yaml(path)
+    bases = tree.pop("extends", [])
+    merged: dict[str, Any] = {}
+    for base in [bases] if isinstance(bases, str) else bases:
+        relative = path.parent / str(base)
+        merged = config.merge(merged, recipe_tree(str(relative) if relative.is_file() else str(base)))
+    return config.merge(merged, tree)
+
+
+def find_shipped(folder: str, name: str, setting: str) -> Path:
+    """The path of a shipped YAML file by name, or of one of the user's."""
+    shipped = _shipped_root(folder) / f"{name}.yaml"
+    if shipped.is_file():
+        return shipped
+    if Path(name).is_file():
+        return Path(name)
+    if name.endswith((".yaml", ".yml")) or Path(name).is_dir():
+        raise UserError(setting, name, "a YAML file that exists, or a shipped name", f"inure list {folder}")
+    raise unknown_name(setting, name, [n for n, _ in shipped_names(folder)], f"inure list {folder}")
+
+
+def shipped_names(folder: str = "recipes") -> Iterator[tuple[str, str]]:
+    """(name, about) of every shipped YAML file; files that start with _ are parts of others."""
+    root = _shipped_root(folder)
+    for path in sorted(root.rglob("*.yaml")):
+        if not path.name.startswith("_"):
+            about = str(config.read_yaml(path).get("about", ""))
+            yield path.relative_to(root).with_suffix("").as_posix(), " ".join(about.split())
+
+
+def _shipped_root(folder: str) -> Path:
+    return Path(str(resources.files("inure"))) / folder

@@ -1,0 +1,196 @@
+"""train() and train_step(): the map of the library.
+
+``train_step`` joins the axes in a fixed, visible order: craft, descend (at perturbed weights if asked), clip, step,
+average. A joint that is off is None and is skipped: disabled equals absent, bit for bit.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import engine
+from .averaging import Averager
+from .balance import Balance
+from .data import to_batch
+from .errors import NonFinite, UserError
+from .noise import mix_integers
+from .perturbation import Perturbation
+from .recipe import Recipe, Regime
+from .run import Run, command_line, default_out
+from .session import Session
+from .types import Batch, Crafting, Losses
+
+_STEP, _INIT = 1, 2
+"""Streams of the seed: the randomness of a step, the initial weights."""
+
+
+def train_step(
+    fabric: Any,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    *,
+    method: Any,
+    balance: Balance,
+    regime: Regime,
+    crafting: Crafting | None = None,
+    perturbation: Perturbation | None = None,
+    averager: Averager | None = None,
+    clip_norm: float | None = None,
+) -> dict[str, Tensor]:
+    """Attack the batch, then descend on the attacked batch.
+
+    Args:
+        fabric: Gives autocast and the (synchronised) backward.
+        model: The net as wrapped by Fabric.
+        optimizer: Its gradients are cleared first.
+        batch: Images in [0, 1], labels, rows, progress.
+        method: How to craft and what to minimise.
+        balance: The criteria of attack and update.
+        regime: How strong the attack is at this progress.
+        crafting: A trick active only while crafting.
+        perturbation: Where the gradient is taken.
+        averager: The weights that will be evaluated.
+        clip_norm: Global L2 norm to clip at.
+
+    Returns:
+        0-d tensors to log, on the device: reading them is the caller's decision.
+    """
+    local = model.module  # this process's own net: the attack wants no gradient synchronisation
+
+    # 1. inner maximisation
+    attack = regime.scale(method.attack, batch.progress) if hasattr(method, "attack") else None
+    with fabric.autocast(), _open(crafting, local, batch.progress):
+        crafted = partial(attack, crafting=crafting) if attack is not None else None
+        x_adv = method.craft(local, batch, crafted, balance.attack)
+
+    # 2. outer minimisation: one forward through the wrapper
+    def backward() -> Losses:
+        losses = method.losses(model, batch, x_adv, balance.train)
+        fabric.backward(losses.total.mean())
+        return losses
+
+    # 3. at perturbed weights if asked
+    optimizer.zero_grad(set_to_none=True)
+    perturbed = perturbation is not None and batch.progress >= perturbation.warmup
+    with perturbation.active(model, backward) if perturbation and perturbed else nullcontext():
+        losses = backward()
+
+    # 4. clip, update, average
+    grads = [p.grad for p in model.parameters() if p.grad is not None]
+    grad_norm = torch.nn.utils.get_total_norm(grads)
+    if clip_norm is not None:
+        torch.nn.utils.clip_grads_with_norm_(model.parameters(), clip_norm, grad_norm)
+    optimizer.step()
+    if averager is not None:
+        averager.update(local, batch.progress)
+    parts = {name: value.detach().mean() for name, value in losses.parts.items()}
+    return {"loss": losses.total.detach().mean(), **parts, "grad_norm": grad_norm.detach()}
+
+
+def train(
+    recipe: Recipe,
+    out: str | Path | None = None,
+    *,
+    name: str = "recipe",
+    resume: bool = False,
+    max_minutes: float | None = None,
+    quiet: bool = False,
+) -> Path:
+    """Train a classifier as ``recipe`` says and write a run directory.
+
+    Args:
+        recipe: Every setting of the run; ``load_recipe("digits/pgd_at", ["epochs=5"])`` makes one.
+        out: The run directory, absent or empty; by default a new one under ``runs/``.
+        name: For the default folder and the log.
+        resume: Continue the run in ``out`` exactly: the final weights are those of an uninterrupted run.
+        max_minutes: Save a checkpoint and leave after so long.
+        quiet: No progress on stderr.
+
+    Returns:
+        The run directory.
+
+    Raises:
+        UserError: For settings or data that do not fit, or an ``out`` that holds something else.
+        Stop: After a signal, once the state is saved.
+        NonFinite: If a loss or gradient was not finite and the guards say stop.
+    """
+    if resume and out is None:
+        raise UserError("--resume", "no --out", "the folder of the run to continue", "--out RUN --resume")
+    folder = Path(out) if out is not None else default_out(name, recipe.seed)
+    if not engine.is_child():
+        run = Run.create(folder, recipe, resume=resume, command=command_line())
+        if resume and run.info().get("status") == "finished":
+            return folder
+    fabric = engine.start(recipe.engine)
+    run = Run(Path(fabric.broadcast(str(folder))))
+    with torch.random.fork_rng(devices=_cuda_devices(fabric)):
+        session = Session.build(
+            fabric, recipe, run, seed=seed_of(recipe.seed, _INIT), max_minutes=max_minutes, quiet=quiet
+        )
+        with session:
+            _train(session)
+    return run.path
+
+
+def _train(session: Session) -> None:
+    """Epochs until the end, with rollbacks if the guards allow them."""
+    while session.progress.epoch < session.recipe.epochs:
+        try:
+            _train_epoch(session)
+        except NonFinite as error:
+            session.roll_back(error)  # raises if it may not
+            continue
+        session.end_epoch()
+    session.finish()
+
+
+def _train_epoch(session: Session) -> None:
+    recipe, state = session.recipe, session.progress
+    for pixels, labels, rows in session.loader.epoch(state.epoch, state.step_in_epoch):
+        torch.manual_seed(seed_of(recipe.seed, _STEP, state.step, session.fabric.global_rank))
+        progress = state.step / session.total_steps
+        x, y = to_batch(pixels, labels, recipe.augment, session.num_classes)
+        if recipe.engine.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
+        session.set_lr((state.step + 0.5) / session.total_steps)
+        logged = train_step(
+            session.fabric,
+            session.model,
+            session.optimizer,
+            Batch(x, y, rows, progress),
+            method=recipe.method,
+            balance=recipe.balance,
+            regime=recipe.regime,
+            crafting=recipe.crafting,
+            perturbation=recipe.perturbation,
+            averager=session.averager,
+            clip_norm=recipe.optimizer.clip_norm,
+        )
+        session.after_step(logged, len(x))
+
+
+def seed_of(*values: int) -> int:
+    """A seed torch accepts, made from the user's seed and where it is used."""
+    return mix_integers(*values) % (1 << 63)
+
+
+@contextmanager
+def _open(crafting: Crafting | None, model: nn.Module, progress: float) -> Iterator[None]:
+    if crafting is None:
+        yield
+        return
+    crafting.begin(model, progress)
+    try:
+        yield
+    finally:
+        crafting.end()
+
+
+def _cuda_devices(fabric: Any) -> list[int]:
+    return [fabric.device.index or 0] if fabric.device.type == "cuda" else []

@@ -1,0 +1,80 @@
+"""The words that every file shares: images, labels, logits, a batch, its losses."""
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from torch import Tensor, nn
+
+Images = Tensor
+"""(B, C, H, W), float, in [0, 1]."""
+Labels = Tensor
+"""(B,) int64 classes, or (B, K) float probabilities."""
+Logits = Tensor
+"""(B, K)."""
+PerExample = Tensor
+"""(B,)."""
+
+Criterion = Callable[[Logits, Labels], PerExample]
+"""A per-example loss. The mean is taken once, in ``train_step``."""
+
+
+class Batch(NamedTuple):
+    """What one training step sees."""
+
+    x: Images
+    y: Labels
+    index: Tensor
+    """(B,) int64 rows of the data set, for methods with a memory per example."""
+    progress: float
+    """Fraction of training done, in [0, 1)."""
+
+
+class Losses(NamedTuple):
+    """What one training step minimises."""
+
+    total: PerExample
+    parts: dict[str, PerExample]
+    """Named terms, to log."""
+
+
+class Search(Protocol):
+    """An attack that climbs a loss inside a threat model: FGSM, PGD."""
+
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Images,
+        y: Labels,
+        *,
+        loss: Criterion = ...,
+        crafting: "Crafting | None" = None,
+        noise: "Noise | None" = None,
+    ) -> Images:
+        """Images in the threat model around ``x`` that raise ``loss``."""
+        ...
+
+
+class Crafting(Protocol):
+    """A trick that acts only while adversarial examples are crafted."""
+
+    def begin(self, model: nn.Module, progress: float) -> None:
+        """Called once, before the first gradient."""
+
+    def step(self, k: int, x_adv: Images, x: Images) -> Images:
+        """Called before gradient ``k``; returns the iterate at which it is taken."""
+        ...
+
+    def end(self) -> None:
+        """Called once, also after an exception."""
+
+
+class Noise(Protocol):
+    """A source of randomness shaped like the images; each call draws anew."""
+
+    def uniform(self, like: Tensor) -> Tensor:
+        """Uniform on [0, 1)."""
+        ...
+
+    def normal(self, like: Tensor) -> Tensor:
+        """Standard normal."""
+        ...

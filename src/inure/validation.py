@@ -1,0 +1,93 @@
+"""Accuracy on the validation split during training: what selects the best checkpoint, and what the guards look at."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .attacks import FGSM, PGD
+from .data import ImageSet
+from .losses import cross_entropy
+from .models.modes import attack_mode, frozen
+from .noise import CounterNoise
+from .recipe import EvaluationSettings
+
+_PROBE = 128
+_BATCH = 256
+
+
+class Validator:
+    """Clean accuracy of the whole split, PGD accuracy of its first images, FGSM accuracy of a fixed probe.
+
+    The attacks are the same function of the image at every epoch (counter-based noise), so that differences
+    between epochs are differences between nets. In several processes each takes its share.
+
+    Args:
+        images: The validation split.
+        settings: The threat, the steps, how many images are attacked.
+        device: Where to compute.
+        rank: Of this process.
+        world_size: Number of processes.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        settings: EvaluationSettings,
+        device: torch.device,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self._images, self._device = images, device
+        # A fixed shuffle, or "the first" would mean the first classes of a sorted folder
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+        self._rows = order[rank::world_size]
+        self._attacked = order[: settings.validation_examples][rank::world_size]
+        self._probe = order[: min(_PROBE, settings.validation_examples)][rank::world_size]
+        self._pgd = PGD(threat=settings.threat, steps=settings.validation_steps)
+        self._fgsm = FGSM(threat=settings.threat)
+
+    def counts(self, model: nn.Module) -> dict[str, Tensor]:
+        """Sums to be added over processes and divided: right answers, losses, examples."""
+        with attack_mode(model, "eval"), frozen(model):
+            right, loss = self._measure(model, self._rows, None)
+            probe_pgd, _ = self._measure(model, self._probe, self._pgd)
+            rest = self._attacked[len(self._probe) :]
+            others, _ = self._measure(model, rest, self._pgd)
+            fgsm, _ = self._measure(model, self._probe, self._fgsm)
+        sizes = {"all": len(self._rows), "attacked": len(self._attacked), "probe": len(self._probe)}
+        return {
+            "clean": right,
+            "clean_loss": loss,
+            "robust": probe_pgd + others,
+            "probe_pgd": probe_pgd,
+            "fgsm": fgsm,
+            **{name: torch.tensor(float(size), device=self._device) for name, size in sizes.items()},
+        }
+
+    def _measure(self, model: nn.Module, rows: Tensor, attack: Any) -> tuple[Tensor, Tensor]:
+        right = torch.zeros((), device=self._device)
+        loss = torch.zeros((), device=self._device)
+        for chosen in rows.split(_BATCH):
+            x = self._images.batch(chosen).to(self._device).float().div(255)
+            y = self._images.labels[chosen].to(self._device)
+            if attack is not None:
+                noise = CounterNoise(0, self._images.index[chosen].to(self._device))
+                x = attack(model, x, y, noise=noise)
+            with torch.no_grad():
+                logits = model(x)
+            right += (logits.argmax(1) == y).sum()
+            loss += cross_entropy(logits, y).sum()
+        return right, loss
+
+
+def accuracies(counts: dict[str, Tensor]) -> dict[str, float]:
+    """The numbers of one validation, from counts summed over processes."""
+    c = {name: float(value) for name, value in counts.items()}
+    return {
+        "clean_accuracy": c["clean"] / max(c["all"], 1),
+        "clean_loss": c["clean_loss"] / max(c["all"], 1),
+        "robust_accuracy": c["robust"] / max(c["attacked"], 1),
+        "fgsm_accuracy": c["fgsm"] / max(c["probe"], 1),
+        "probe_pgd_accuracy": c["probe_pgd"] / max(c["probe"], 1),
+    }
