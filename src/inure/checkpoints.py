@@ -51,9 +51,7 @@ class Checkpoints:
                 return state, refused
             refused.append(f"{self.folder / entry['file']}: {reason}; refused, using the previous one")
         if entries:
-            raise UserError(
-                str(self.folder), "; ".join(refused), "one good checkpoint", "another --out, from step 0"
-            )
+            raise UserError(str(self.folder), "; ".join(refused), "one good checkpoint", "another --out, from step 0")
         return None, refused
 
     def newest(self) -> str:
@@ -78,9 +76,7 @@ class Checkpoints:
         try:
             return json.loads(self._index.read_text()) if self._index.exists() else []
         except json.JSONDecodeError:
-            raise UserError(
-                str(self._index), "damaged JSON", "the file that training wrote", "another --out"
-            ) from None
+            raise UserError(str(self._index), "damaged JSON", "the file that training wrote", "another --out") from None
 
 
 def write_weights(path: Path, module: nn.Module) -> None:

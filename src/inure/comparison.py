@@ -47,13 +47,11 @@ def compare_outcomes(a: Path, b: Path, *, suite: str = "quick") -> list[Comparis
     if left.keys() != right.keys() or any(left[i][0] != right[i][0] for i in left):
         common = len(left.keys() & right.keys())
         given = f"{len(left)} and {len(right)} examples, {common} in common"
-        raise UserError(
-            "B", given, "the same examples and labels as A", "the same --data and --examples for both"
-        )
+        raise UserError("B", given, "the same examples and labels as A", "the same --data and --examples for both")
     rows = []
     for position, quantity in ((1, "clean"), (2, "robust")):
-        ours = {i: left[i][position] for i in left}
-        theirs = {i: right[i][position] for i in right}
+        ours = {i: bool(left[i][position]) for i in left}
+        theirs = {i: bool(right[i][position]) for i in right}
         if quantity == "robust" and not (_attacked(left) and _attacked(right)):
             continue
         rows.append(paired(quantity, ours, theirs))
@@ -88,7 +86,7 @@ def _attacked(examples: dict[int, tuple[int, bool, bool, bool]]) -> bool:
 
 
 def _read(path: Path, setting: str, suite: str) -> dict[int, tuple[int, bool, bool, bool]]:
-    """index -> (label, right on the clean image, standing to the end, attacked at all)."""
+    """Index -> (label, right on the clean image, standing to the end, attacked at all)."""
     candidates = [path, path / "outcomes.parquet", path / "evaluations" / suite / "outcomes.parquet"]
     file = next((c for c in candidates if c.is_file()), None)
     if file is None:
@@ -99,9 +97,7 @@ def _read(path: Path, setting: str, suite: str) -> dict[int, tuple[int, bool, bo
         table = pyarrow.parquet.read_table(file)
         rows = table.select(["index", "label", "attack", "robust"]).to_pylist()
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            setting, f"{file} ({error})", "an outcomes.parquet that inure evaluate wrote"
-        ) from None
+        raise UserError(setting, f"{file} ({error})", "an outcomes.parquet that inure evaluate wrote") from None
     examples: dict[int, tuple[int, bool, bool, bool]] = {}
     for row in rows:
         label, clean, standing, attacked = examples.get(row["index"], (row["label"], False, True, False))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from .errors import UserError, unknown_name
@@ -58,6 +58,23 @@ class Settings(BaseModel):
         except ValidationError as error:
             raise first_mistake(type(self), fields, error) from None
 
+    # pydantic's own mark of an __init__ that changes no value: nested settings are then validated in one pass with
+    # the outermost ones, and a mistake is known by its full key
+    __init__.__pydantic_base_init__ = True  # pyright: ignore[reportFunctionMemberAccess]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete_kinds(cls, tree: Any) -> Any:
+        """A mapping without a ``kind`` is laid over the field's default: ``attack: {steps: 5}`` is one attack still."""
+        if not isinstance(tree, Mapping):
+            return tree
+        complete = dict(tree)
+        for name, value in tree.items():
+            default = cls.model_fields[name].default if name in cls.model_fields else None
+            if isinstance(value, Mapping) and isinstance(default, Settings) and "kind" in type(default).model_fields:
+                complete[name] = value if "kind" in value else merge(dump(default), value)
+        return complete
+
 
 S = TypeVar("S", bound=Settings)
 
@@ -90,9 +107,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            str(path), getattr(error, "strerror", None) or "no text", "a readable YAML file"
-        ) from None
+        raise UserError(str(path), getattr(error, "strerror", None) or "no text", "a readable YAML file") from None
     except yaml.YAMLError as error:
         raise UserError(str(path), str(error), "YAML: one `key: value` a line") from None
     if not isinstance(tree, dict):
@@ -131,7 +146,7 @@ def apply_overrides(tree: Mapping[str, Any], overrides: Sequence[tuple[str, Any]
             node = node[parent]
             if not isinstance(node, dict):
                 raise UserError(key, ".".join(parents[:depth]) + " is not a mapping", "a key of the recipe")
-        if leaf == "kind" and node.get("kind") != value:
+        if leaf == "kind" and parents and node.get("kind") != value:
             _reset_to_kind(node, value, is_attack=parents[-1] == "attack")
         else:
             node[leaf] = value
@@ -152,9 +167,7 @@ def merge(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(base)
     for key, value in update.items():
         old = result.get(key)
-        same_kind = (
-            isinstance(value, Mapping) and isinstance(old, Mapping) and value.get("kind", old.get("kind"))
-        )
+        same_kind = isinstance(value, Mapping) and isinstance(old, Mapping) and value.get("kind", old.get("kind"))
         if isinstance(value, Mapping) and isinstance(old, Mapping) and same_kind == old.get("kind"):
             result[key] = merge(old, value)
         else:
@@ -180,7 +193,7 @@ def first_mistake(cls: type[BaseModel], tree: Mapping[str, Any], error: Validati
     where, names = _place(cls, tree, detail["loc"])
     cause = detail.get("ctx", {}).get("error")
     if isinstance(cause, UserError):
-        return cause if cause.setting else cause.at(where or cls.__name__)
+        return cause.at(".".join(key for key in (where, cause.setting) if key) or cls.__name__)
     if detail["type"] == "extra_forbidden":
         name = str(detail["loc"][-1])
         mistake = unknown_name(where, name, names)
@@ -198,9 +211,7 @@ def _wrong_kind(where: str, detail: ErrorDetails) -> UserError:
     given = context.get("tag")
     if given is None:
         value = detail.get("input")
-        return UserError(
-            where, value if not isinstance(value, Mapping) else "no kind", "a mapping with a kind"
-        )
+        return UserError(where, value if not isinstance(value, Mapping) else "no kind", "a mapping with a kind")
     return unknown_name(f"{where}.kind", str(given), kinds)
 
 

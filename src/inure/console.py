@@ -65,7 +65,7 @@ class Bars:
     def say(self, line: str) -> None:
         """A line above the bars."""
         if not self.quiet:
-            self.console.print(line, markup=False)
+            self.console.print(line, markup=False, soft_wrap=True)
 
 
 def table(title: str, columns: list[str], rows: list[list[Any]]) -> Table:

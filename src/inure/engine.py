@@ -55,9 +55,7 @@ def start(engine: Engine) -> Any:
     accelerator, devices = accelerator_of(engine), engine.devices
     precision = "bf16-mixed" if engine.precision == "bf16" else "32-true"
     if "LT_CLI_USED" in os.environ:
-        fabric = lightning_fabric.Fabric(
-            strategy=_strategy(2) if os.environ.get("LT_DEVICES", "1") != "1" else "auto"
-        )
+        fabric = lightning_fabric.Fabric(strategy=_strategy(2) if os.environ.get("LT_DEVICES", "1") != "1" else "auto")
     else:
         if "TORCHELASTIC_RUN_ID" in os.environ:
             devices = int(os.environ["LOCAL_WORLD_SIZE"])
@@ -109,7 +107,8 @@ def _strategy(devices: int) -> Any:
     # Broadcasting BatchNorm buffers between forwards breaks attacks on CUDA; torch renamed the option in 2.15
     parameters = inspect.signature(DistributedDataParallel.__init__).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"
-    return DDPStrategy(**{name: False})
+    options: dict[str, Any] = {name: False}
+    return DDPStrategy(**options)
 
 
 def prepare(engine: Engine, model: Any) -> Any:

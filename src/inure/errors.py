@@ -48,13 +48,13 @@ class NonFinite(RuntimeError):
 
     def __init__(self, step: int, parts: dict[str, float]) -> None:
         self.step, self.parts = step, parts
+        self.checkpoint = "none"
+        """The last good one, filled in where it is known."""
         listed = ", ".join(f"{name}={value:g}" for name, value in parts.items())
         super().__init__(f"step {step}: {listed}")
 
 
-def unknown_name(
-    setting: str, given: str, names: Iterable[str], where_to_look: str | None = None
-) -> UserError:
+def unknown_name(setting: str, given: str, names: Iterable[str], where_to_look: str | None = None) -> UserError:
     """The mistake of a name that does not exist, with the nearest ones that do."""
     names = list(names)
     close = difflib.get_close_matches(given, names, n=3, cutoff=0.5)

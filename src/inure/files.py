@@ -36,9 +36,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 def disk_mistake(path: Path, error: OSError) -> UserError:
     """An error of the file system in one line."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(
-            str(path), "no space left on the device", "a disk with room", "free space, then --resume"
-        )
+        return UserError(str(path), "no space left on the device", "a disk with room", "free space, then --resume")
     return UserError(str(path), error.strerror or str(error), "a folder that can be written")
 
 

@@ -56,13 +56,9 @@ def forecast(recipe: Recipe, steps: int = 2) -> None:
     parameters = sum(p.numel() for p in net.parameters())
     for name, value in passes(recipe).items():
         print(f"# {name.replace('_', ' ')} a step: {value:g} x batch")
-    print(
-        f"# {parameters:,} parameters, {len(training):,} training and {len(validation):,} validation images"
-    )
+    print(f"# {parameters:,} parameters, {len(training):,} training and {len(validation):,} validation images")
     print(
         f"# {steps_per_epoch} steps an epoch, {per_step:.3g} s a step on {fabric.device} (measured over {steps} steps)"
     )
     minutes = per_step * steps_per_epoch * recipe.epochs / 60
-    print(
-        f"# expected: {minutes:.1f} minutes of training for {recipe.epochs} epochs on one device, validation not counted"
-    )
+    print(f"# expected: {minutes:.1f} minutes of training for {recipe.epochs} epochs on one device, without validation")

@@ -68,7 +68,7 @@ def warnings_of(history: list[dict[str, Any]], num_classes: int, *, attacks: boo
     chance, plateau = 1 / num_classes, math.log(num_classes)
     if newest["progress"] >= COLLAPSE_AFTER and clean <= 1.3 * chance and loss >= 0.9 * plateau:
         detail = (
-            f"validation accuracy {clean:.1%} is chance ({chance:.1%}) and the loss {loss:.2f} is near ln K = {plateau:.2f}; "
+            f"validation accuracy {clean:.1%} is chance, the loss {loss:.2f} is near ln K = {plateau:.2f}; "
             "try a lower lr, clip_norm=1.0, or an epsilon ramp (regime.epsilon.kind=ramp)"
         )
         found.append({"kind": "collapse", "detail": detail})

@@ -34,9 +34,7 @@ def _load_run(path: Path, weights: str | Path | None) -> Classifier:
     run = Run.open(path, "TARGET")
     recipe, info = run.recipe(), run.info()
     if "num_classes" not in info:
-        raise UserError(
-            "TARGET", str(path), "a run that has begun to train", f"inure train ... --out {path} --resume"
-        )
+        raise UserError("TARGET", str(path), "a run that has begun to train", f"inure train ... --out {path} --resume")
     model = recipe.model.model_copy(update={"pretrained": False, "weights": None})
     channels, height, width = info["input_shape"]
     # pretrained decides the normalisation; the weights file carries it
@@ -46,9 +44,7 @@ def _load_run(path: Path, weights: str | Path | None) -> Classifier:
     if weights is None and not source.exists():
         last = run.checkpoints / "last.safetensors"
         if not last.exists():
-            raise UserError(
-                "TARGET", str(path), "a run with weights", f"inure train ... --out {path} --resume"
-            )
+            raise UserError("TARGET", str(path), "a run with weights", f"inure train ... --out {path} --resume")
         source = last
     load_weights(classifier, read_weights(source), str(source))
     return classifier

@@ -1,4 +1,4 @@
-"""Per-example losses: logits (B, K) and labels, hard (B,) or soft (B, K), in; (B,) out. Means are taken once, in train.py."""
+"""Per-example losses: logits (B, K) and labels, hard (B,) or soft (B, K), in; (B,) out. train.py takes the mean."""
 
 import torch
 import torch.nn.functional as F

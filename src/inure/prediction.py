@@ -25,9 +25,10 @@ def predict_files(
     mix = parse_mode(mode)
     classifier = load(target, weights, mix)
     names = [] if ".py:" in target else Run(Path(target)).info().get("class_names", [])
-    if not 1 <= top <= classifier.num_classes:
-        raise UserError("--top", top, f"1 to {classifier.num_classes}")
-    tensors = [read_image(path, classifier.in_channels, classifier.img_size) for path in paths]
+    most = classifier.num_classes or top
+    if not 1 <= top <= most:
+        raise UserError("--top", top, f"1 to {most}")
+    tensors = [read_image(path, classifier.in_channels or 3, classifier.img_size) for path in paths]
     with torch.inference_mode():
         for path, x in zip(paths, tensors, strict=True):
             probabilities = classifier(x[None], mix=mix).softmax(1)[0]

@@ -46,9 +46,7 @@ class Regime(Settings):
                 change["step_size"] = attack.step_size * factor
             attack = attack.model_copy(update=change)
         if self.steps is not None:
-            attack = attack.model_copy(
-                update={"steps": max(1, round(attack.steps * self.steps.at(progress)))}
-            )
+            attack = attack.model_copy(update={"steps": max(1, round(attack.steps * self.steps.at(progress)))})
         return attack
 
 
@@ -66,7 +64,7 @@ class EvaluationSettings(Settings):
     @model_validator(mode="after")
     def _known_suite(self) -> "EvaluationSettings":
         if self.suite not in SUITES:
-            raise unknown_name("evaluation.suite", self.suite, SUITES)
+            raise unknown_name("suite", self.suite, SUITES)
         return self
 
 

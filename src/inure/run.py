@@ -2,6 +2,7 @@
 
 import json
 import platform
+import shlex
 import sys
 import time
 from datetime import datetime
@@ -64,19 +65,13 @@ class Run:
     def _check_reusable(self, tree: dict[str, Any], *, resume: bool) -> None:
         path = self.path / "recipe.yaml"
         if not path.exists():
-            raise UserError(
-                "--out", str(self.path), "an absent or empty folder, or a run's own with --resume"
-            )
+            raise UserError("--out", str(self.path), "an absent or empty folder, or a run's own with --resume")
         if not resume:
             remedy = "--resume to continue that run, or another --out"
-            raise UserError(
-                "--out", str(self.path), "an absent or empty folder: this one holds a run", remedy
-            )
+            raise UserError("--out", str(self.path), "an absent or empty folder: this one holds a run", remedy)
         theirs = config.dump(config.build(Recipe, config.read_yaml(path)))
         if changed := [key for key in config.differences(theirs, tree) if key != "about"]:
-            raise UserError(
-                "--resume", f"other settings ({', '.join(changed)})", "the run's own settings", f"{path}"
-            )
+            raise UserError("--resume", f"other settings ({', '.join(changed)})", "the run's own settings", f"{path}")
 
     @classmethod
     def open(cls, path: Path, setting: str = "RUN") -> "Run":
@@ -86,9 +81,7 @@ class Run:
             UserError: If ``path`` is not one.
         """
         if not (path / "recipe.yaml").is_file():
-            raise UserError(
-                setting, str(path), "a run directory (it holds recipe.yaml)", "inure train RECIPE first"
-            )
+            raise UserError(setting, str(path), "a run directory (it holds recipe.yaml)", "inure train RECIPE first")
         return cls(path)
 
     def recipe(self) -> Recipe:
@@ -104,6 +97,10 @@ class Run:
             raise UserError(
                 str(path), f"damaged JSON ({error})", "the file that training wrote", "train --resume"
             ) from None
+
+    def command(self) -> str:
+        """The command that began the run, as a shell would take it."""
+        return shlex.join(json.loads((self.path / "environment.json").read_text())["command"])
 
     def write_info(self, **changes: Any) -> None:
         """Update run.json."""
@@ -141,11 +138,7 @@ def environment(command: list[str]) -> dict[str, Any]:
             packages[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             packages[name] = None
-    device = (
-        torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else platform.processor() or platform.machine()
-    )
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
     return {
         "inure": metadata.version("inure"),
         "python": platform.python_version(),

@@ -36,7 +36,7 @@ class Piecewise(Settings):
     @model_validator(mode="after")
     def _ordered(self) -> "Piecewise":
         if self.milestones != sorted(self.milestones):
-            raise UserError("schedule.milestones", self.milestones, "fractions of training in rising order")
+            raise UserError("milestones", self.milestones, "fractions of training in rising order")
         return self
 
     def at(self, progress: float) -> float:
@@ -85,7 +85,7 @@ class Ramp(Settings):
     @model_validator(mode="after")
     def _ordered(self) -> "Ramp":
         if self.until < self.begin:
-            raise UserError("regime.until", self.until, f"a fraction of training >= begin ({self.begin})")
+            raise UserError("until", self.until, f"a fraction of training >= begin ({self.begin})")
         return self
 
     def at(self, progress: float) -> float:

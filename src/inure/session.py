@@ -1,26 +1,28 @@
-"""Everything one training run holds between two steps, and what happens after a step, after an epoch and at the end."""
+"""Everything one training run holds between two steps: built, counted, validated, saved, restored, rolled back."""
 
 import hashlib
 import json
 import signal
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
 from . import engine, files
 from .averaging import SWA, Averager
 from .checkpoints import Checkpoints, write_weights
 from .config import dump
-from .console import Bars, percent
+from .console import Bars
 from .data import Loader, to_batch
 from .errors import NonFinite, Stop
-from .guards import FiniteGuard, warnings_of
+from .guards import FiniteGuard
+from .ledger import Ledger, accuracies_text
 from .models import build
 from .recipe import Recipe
 from .run import Run
@@ -64,13 +66,11 @@ class Session:
         self.bars = Bars(quiet=quiet or fabric.global_rank > 0)
         self.checkpoints = Checkpoints(run.checkpoints)
         self.recipe_hash = hash_of(recipe)
+        self.ledger = Ledger(run, recipe, self.bars, num_classes=num_classes, writes=fabric.is_global_zero)
         self._guard = FiniteGuard()
-        self._sums: dict[str, Tensor] = {}
-        self._history = [r for r in files.read_lines(run.metrics) if r["event"] == "epoch"]
         self._deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
         self._signal: int | None = None
-        self._clock = self._epoch_clock = time.monotonic()
-        self._trackers: list[Any] = []
+        self._clock = time.monotonic()
 
     @classmethod
     def build(
@@ -82,7 +82,7 @@ class Session:
         net = build(recipe.model, num_classes=training.num_classes, shape=training.shape)
         net = engine.prepare(recipe.engine, net)
         model, optimizer = fabric.setup(net, recipe.optimizer.build(net))
-        averager = recipe.averaging.build(model.module) if recipe.averaging else None
+        averager = recipe.averaging.build(local_module(model)) if recipe.averaging else None
         place = {"device": fabric.device, "rank": fabric.global_rank, "world_size": fabric.world_size}
         loader = Loader(
             training.to(fabric.device), batch_size=recipe.batch_size, seed=recipe.seed, augment=recipe.augment,
@@ -99,21 +99,21 @@ class Session:
                 "hash": training.hash, "skipped": training.skipped + validation.skipped,
             }  # fmt: skip
             run.write_info(
-                status="running", command=files_command(run), data=data, class_names=list(training.class_names),
+                status="running", command=run.command(), data=data, class_names=list(training.class_names),
                 num_classes=training.num_classes, input_shape=list(training.shape),
             )  # fmt: skip
         session._restore()
         return session
 
     def __enter__(self) -> Self:
-        self._handlers = {}
+        self._handlers: dict[int, Any] = {}
         for number in (signal.SIGTERM, signal.SIGINT):
             try:
                 self._handlers[number] = signal.signal(number, self._note_signal)
             except ValueError:  # not the main thread: the caller handles signals
                 break
         if self.fabric.is_global_zero:
-            self._trackers = open_trackers(self.recipe.trackers, self.run.path, dump(self.recipe))
+            self.ledger.trackers = open_trackers(self.recipe.trackers, self.run.path, dump(self.recipe))
         self.bars.__enter__()
         return self
 
@@ -123,15 +123,13 @@ class Session:
         self.bars.__exit__(kind, error, trace)
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
-        for tracker in self._trackers:
+        for tracker in self.ledger.trackers:
             tracker.close()
 
     def set_lr(self, progress: float) -> None:
         """The learning rate at ``progress``."""
         for group in self.optimizer.param_groups:
-            group["lr"] = (
-                self.recipe.optimizer.lr * self.recipe.schedule.at(progress) * self.progress.lr_factor
-            )
+            group["lr"] = self.recipe.optimizer.lr * self.recipe.schedule.at(progress) * self.progress.lr_factor
 
     def after_step(self, logged: dict[str, Tensor], images: int) -> None:
         """Count, tally on the device, look now and then, and leave if asked to."""
@@ -139,37 +137,25 @@ class Session:
         state.step += 1
         state.step_in_epoch += 1
         self._guard.observe(state.step, logged)
-        counted = {**logged, "images": torch.as_tensor(float(images * self.fabric.world_size))}
-        self._sums = {
-            name: self._sums[name] + value if self._sums else value.clone() for name, value in counted.items()
-        }
+        self.ledger.tally(logged, images * self.fabric.world_size)
         if state.step % self.recipe.guards.check_every == 0:
             self._guard.check()
-            loss = f"loss {float(self._sums['loss']) / max(self._steps_tallied(), 1):.3f}"
-            note = f"{loss}  {_accuracies(state.last)}"
-            done = state.step_in_epoch * self.recipe.batch_size
-            total = self.loader.steps_per_epoch * self.recipe.batch_size
-            self.bars.show("epoch", done, total, note="", unit="images")
-            self.bars.show("run", state.step, self.total_steps, note=note, unit="steps")
+            self._show()
         if self._leaving():
             self._guard.check()
             self.save()
             self._leave()
 
     def end_epoch(self) -> None:
-        """Validate, record, keep the best, save."""
+        """Validate, record, keep the best, save: every ``checkpoint.every`` epochs and at the end."""
         self._guard.check()
         state, recipe = self.progress, self.recipe
         state.epoch += 1
         state.step_in_epoch = 0
-        due = state.epoch % recipe.checkpoint.every == 0 or state.epoch == recipe.epochs
-        if not due:
+        if state.epoch % recipe.checkpoint.every and state.epoch < recipe.epochs:
             return
-        record = self._record()
         module = self._evaluated_module()
         validation = self._validate(module)
-        record["validation"] = validation
-        self._history.append(record)
         state.last = {"epoch": state.epoch, **validation}
         metric = self._metric()
         better = state.best is None or validation[metric] > state.best[metric]
@@ -179,40 +165,35 @@ class Session:
             write_weights(self.run.checkpoints / "last.safetensors", module)
             if better:
                 write_weights(self.run.checkpoints / "best.safetensors", module)
-            self._publish(record)
+        lr = self.optimizer.param_groups[0]["lr"]
+        self.ledger.close_epoch(state.epoch, state.step, state.step / self.total_steps, lr, validation)
         self.save()
-        self._epoch_clock = time.monotonic()
 
     def finish(self) -> None:
         """Hand on the chosen weights."""
-        if not self.fabric.is_global_zero:
-            return
-        chosen = self.run.checkpoints / f"{self.recipe.checkpoint.select}.safetensors"
-        files.write_bytes(self.run.weights, chosen.read_bytes())
-        self.run.write_info(status="finished", selected=self.recipe.checkpoint.select)
+        if self.fabric.is_global_zero:
+            chosen = self.run.checkpoints / f"{self.recipe.checkpoint.select}.safetensors"
+            files.write_bytes(self.run.weights, chosen.read_bytes())
+            self.run.write_info(status="finished", selected=self.recipe.checkpoint.select)
+        self.fabric.barrier()
 
     def save(self) -> None:
         """One checkpoint from which ``_restore`` continues exactly."""
-        state = self.progress
-        now = time.monotonic()
+        state, now = self.progress, time.monotonic()
         state.seconds, self._clock = state.seconds + now - self._clock, now
-        state.sums = {name: float(value) for name, value in self._sums.items()}
-        engine.average_buffers(self.fabric, self.model.module)
+        state.sums = self.ledger.sums()
+        engine.average_buffers(self.fabric, self._local)
         if self.fabric.is_global_zero:
             content = {
                 "recipe_hash": self.recipe_hash,
                 "progress": json.dumps(asdict(state)),
-                "model": self.model.module.state_dict(),
+                "model": self._local.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "averager": self.averager.state_dict() if self.averager else None,
             }
             self.checkpoints.save(state.step, content)
             self.run.write_info(
-                epochs_done=state.epoch,
-                step=state.step,
-                seconds=state.seconds,
-                best=state.best,
-                last=state.last,
+                epochs_done=state.epoch, step=state.step, seconds=state.seconds, best=state.best, last=state.last
             )
         self.fabric.barrier()
 
@@ -228,90 +209,62 @@ class Session:
         if guards.nonfinite == "stop" or done >= guards.max_rollbacks or last == "none":
             if self.fabric.is_global_zero:
                 self.run.write_info(status="stopped")
+            error.checkpoint = last
             raise error
         factor = self.progress.lr_factor * guards.rollback_factor
         self._restore()
         self.progress.rollbacks, self.progress.lr_factor = done + 1, factor
         self._warn("rollback", f"back to step {self.progress.step}, lr times {factor:g}")
 
+    @property
+    def _local(self) -> nn.Module:
+        return local_module(self.model)
+
     def _restore(self) -> None:
-        self._guard.reset()
-        self._sums = {}
         content, refused = self.checkpoints.load(self.recipe_hash)
         for line in refused:
             self.bars.say(f"warning: {line}")
-        step = 0
         if content is not None:
             self.progress = Progress(**json.loads(content["progress"]))
-            self._sums = {name: torch.tensor(value) for name, value in self.progress.sums.items()}
-            self._sums = {n: v.to(self.fabric.device) if n != "images" else v for n, v in self._sums.items()}
-            self.model.module.load_state_dict(content["model"])
+            self._local.load_state_dict(content["model"])
             self.optimizer.load_state_dict(content["optimizer"])
             if self.averager is not None:
                 self.averager.load_state_dict(content["averager"])
-            step = self.progress.step
-        if self.fabric.is_global_zero:
-            self.run.forget_after(step)
-            if content is not None:
-                self.run.log({"event": "resume", "step": step})
-        self._history = [r for r in self._history if r["step"] <= step]
-        self._clock = self._epoch_clock = time.monotonic()
+        self._guard.reset()
+        state = self.progress
+        self.ledger.restore(state.sums, state.step, self.fabric.device, resumed=content is not None)
+        self._clock = time.monotonic()
 
-    def _steps_tallied(self) -> int:
-        return self.progress.step_in_epoch or self.loader.steps_per_epoch
-
-    def _record(self) -> dict[str, Any]:
-        """The epoch's line for metrics.jsonl, and a fresh tally."""
-        state, recipe = self.progress, self.recipe
-        steps = self.loader.steps_per_epoch * min(recipe.checkpoint.every, state.epoch)
-        if recipe.checkpoint.every > 1 and state.epoch % recipe.checkpoint.every:
-            steps = self.loader.steps_per_epoch * (state.epoch % recipe.checkpoint.every)
-        sums = {name: float(value) for name, value in self._sums.items()}
-        self._sums = {}
-        images = sums.pop("images", 0.0)
-        seconds = time.monotonic() - self._epoch_clock
-        progress = state.step / self.total_steps
-        attack = getattr(recipe.method, "attack", None)
-        scaled = recipe.regime.scale(attack, progress) if attack is not None else None
-        return {
-            "event": "epoch",
-            "epoch": state.epoch,
-            "step": state.step,
-            "progress": progress,
-            "lr": self.optimizer.param_groups[0]["lr"],
-            "epsilon": scaled.threat.epsilon if scaled is not None else None,
-            "seconds": seconds,
-            "images_per_second": images / max(seconds, 1e-9),
-            "train": {name: value / max(steps, 1) for name, value in sums.items()},
-        }
+    def _show(self) -> None:
+        state, size = self.progress, self.recipe.batch_size
+        note = f"loss {self.ledger.mean_loss():.3f}  {accuracies_text(state.last)}"
+        here, whole = state.step_in_epoch, self.loader.steps_per_epoch
+        self.bars.show(f"epoch {state.epoch + 1}", here * size, whole * size, unit="images")
+        self.bars.show("run", state.step, self.total_steps, note=note, unit="steps")
 
     def _evaluated_module(self) -> nn.Module:
-        engine.average_buffers(self.fabric, self.model.module)
+        engine.average_buffers(self.fabric, self._local)
         if self.averager is None:
-            return self.model.module
+            return self._local
         averaged = self.averager.module
-        if isinstance(self.recipe.averaging, SWA) and any(
-            isinstance(m, nn.modules.batchnorm._BatchNorm) for m in averaged.modules()
-        ):
+        if isinstance(self.recipe.averaging, SWA) and any(isinstance(m, _BatchNorm) for m in averaged.modules()):
             self._estimate_statistics(averaged)
         return averaged
 
     def _estimate_statistics(self, averaged: nn.Module) -> None:
         """BatchNorm statistics of averaged weights, from batches crafted against them."""
-        method, recipe = self.recipe.method, self.recipe
-
-        def crafted():
-            for number, (pixels, labels, rows) in enumerate(self.loader.epoch(self.progress.epoch)):
-                if number == _SWA_BATCHES:
-                    return
-                x, y = to_batch(pixels, labels, None, self.num_classes)
-                batch = Batch(x, y, rows, 1.0)
-                yield method.craft(averaged, batch, getattr(method, "attack", None), recipe.balance.attack)
-
         torch.manual_seed(self.progress.step)
-        update_bn(crafted(), averaged)
+        update_bn(self._crafted(averaged), averaged)
         engine.average_buffers(self.fabric, averaged)
         averaged.eval()
+
+    def _crafted(self, net: nn.Module) -> Iterator[Tensor]:
+        method: Any = self.recipe.method
+        batches = self.loader.epoch(self.progress.epoch)
+        for _, (pixels, labels, rows) in zip(range(_SWA_BATCHES), batches, strict=False):
+            x, y = to_batch(pixels, labels, None, self.num_classes)
+            batch = Batch(x, y, rows, 1.0)
+            yield method.craft(net, batch, getattr(method, "attack", None), self.recipe.balance.attack)
 
     def _validate(self, module: nn.Module) -> dict[str, float]:
         counts = self.validator.counts(module)
@@ -325,35 +278,14 @@ class Session:
             metric = "robust" if hasattr(self.recipe.method, "attack") else "clean"
         return f"{metric}_accuracy"
 
-    def _publish(self, record: dict[str, Any]) -> None:
-        self.run.log(record)
-        for tracker in self._trackers:
-            tracker.log(record)
-        epochs, rate = self.recipe.epochs, record["images_per_second"]
-        self.bars.say(
-            f"epoch {record['epoch']}/{epochs}  loss {record['train']['loss']:.3f}  "
-            f"{_accuracies(record['validation'])}  {rate:.0f} images/s"
-        )
-        for warning in warnings_of(
-            self._history, self.num_classes, attacks=hasattr(self.recipe.method, "attack")
-        ):
-            self._warn(warning["kind"], warning["detail"])
-
     def _warn(self, kind: str, detail: str) -> None:
-        if self.fabric.is_global_zero:
-            self.bars.say(f"warning: {kind.replace('_', ' ')}: {detail}")
-            state = self.progress
-            self.run.log(
-                {"event": "warning", "epoch": state.epoch, "step": state.step, "kind": kind, "detail": detail}
-            )
+        self.ledger.warn(self.progress.epoch, self.progress.step, kind, detail)
 
     def _note_signal(self, number: int, frame: FrameType | None) -> None:
         self._signal = number
 
     def _leaving(self) -> bool:
-        wanted = self._signal is not None or (
-            self._deadline is not None and time.monotonic() > self._deadline
-        )
+        wanted = self._signal is not None or (self._deadline is not None and time.monotonic() > self._deadline)
         if self.fabric.world_size == 1:
             return wanted
         if self.progress.step % _SYNC_EVERY:
@@ -368,19 +300,14 @@ class Session:
         raise Stop(self.run.path, self._signal)
 
 
+def local_module(model: nn.Module) -> nn.Module:
+    """The net inside Fabric's wrapper (and DDP's)."""
+    module = model.module
+    assert isinstance(module, nn.Module)
+    return module
+
+
 def hash_of(recipe: Recipe) -> str:
     """sha256 of a recipe's settings; ``about`` does not count."""
     tree = {key: value for key, value in dump(recipe).items() if key != "about"}
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
-
-
-def files_command(run: Run) -> str:
-    """The command that made the run."""
-    return " ".join(json.loads((run.path / "environment.json").read_text())["command"])
-
-
-def _accuracies(validation: dict[str, Any] | None) -> str:
-    if validation is None:
-        return ""
-    clean, robust = validation["clean_accuracy"], validation["robust_accuracy"]
-    return f"validation: clean {percent(clean)} robust {percent(robust)}"

@@ -78,9 +78,7 @@ def run_study(study: Study, out: Path, *, quiet: bool = False) -> Path:
     """
     cells = list(study.cells())
     recipes = {
-        (name, seed): load_recipe(base, [*sets, f"seed={seed}"])
-        for name, base, sets in cells
-        for seed in study.seeds
+        (name, seed): load_recipe(base, [*sets, f"seed={seed}"]) for name, base, sets in cells for seed in study.seeds
     }
     _claim(out, study)
     results = []
@@ -127,9 +125,7 @@ def _claim(out: Path, study: Study) -> None:
     path, tree = out / "study.yaml", config.dump(study)
     if path.exists():
         if changed := config.differences(config.read_yaml(path), tree):
-            raise UserError(
-                "--out", f"{out} (differs in {', '.join(changed)})", "this study's folder or a new one"
-            )
+            raise UserError("--out", f"{out} (differs in {', '.join(changed)})", "this study's folder or a new one")
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError("--out", str(out), "an absent or empty folder, or this study's own")
     files.write_text(path, config.to_yaml(tree))
@@ -179,9 +175,7 @@ def _figure(cells: list[Cell]) -> bytes:
             height = position + 0.24 * offset - 0.12
             if values:
                 label = quantity.split("_")[0] if position == 0 else None
-                axes.barh(
-                    height, sum(values) / len(values), height=0.22, color=colour, alpha=0.45, label=label
-                )
+                axes.barh(height, sum(values) / len(values), height=0.22, color=colour, alpha=0.45, label=label)
                 axes.plot(values, [height] * len(values), "o", color=colour, markersize=4)
     axes.set_yticks(range(len(cells)), [cell.name for cell in cells])
     axes.invert_yaxis()

@@ -71,9 +71,7 @@ def evaluate_target(
 def show(summary: dict[str, Any], title: str) -> None:
     """The table of an evaluation, on stderr."""
     total = summary["examples"]
-    rows = [
-        ["clean", with_interval(summary["clean_accuracy"], summary["interval95"]["clean"]), "-", "-", "-"]
-    ]
+    rows = [["clean", with_interval(summary["clean_accuracy"], summary["interval95"]["clean"]), "-", "-", "-"]]
     for attack in summary["attacks"]:
         share = attack["robust_accuracy"]
         interval = wilson(round(share * total), total)
@@ -108,9 +106,7 @@ def _threat(run: Run | None, text: str | None) -> Geometry:
     if text is not None:
         return parse_threat(text)
     if run is None:
-        raise UserError(
-            "--threat", None, "KIND:EPSILON, required for file.py:function", "--threat linf:8/255"
-        )
+        raise UserError("--threat", None, "KIND:EPSILON, required for file.py:function", "--threat linf:8/255")
     return run.recipe().evaluation.threat
 
 
@@ -123,9 +119,7 @@ def _images(run: Run | None, classifier: Classifier, data: str | None) -> ImageS
     else:
         raise UserError("--data", None, "a data set, required for file.py:function", "--data digits")
     if run is not None and (expected := tuple(run.info()["input_shape"])) != images.shape:
-        raise UserError(
-            "--data", f"images of {images.shape}", f"{expected}, the net's input", "model.img_size"
-        )
+        raise UserError("--data", f"images of {images.shape}", f"{expected}, the net's input", "model.img_size")
     return images
 
 

@@ -84,16 +84,14 @@ def open_trackers(names: Sequence[str], run: Path, recipe: dict[str, Any]) -> li
         try:
             module = importlib.import_module(_MODULES[name])
         except ImportError:
-            raise UserError(
-                "trackers", name, "an installed tracker", f"pip install 'inure[{name}]'"
-            ) from None
+            raise UserError("trackers", name, "an installed tracker", f"pip install 'inure[{name}]'") from None
         trackers.append(_TRACKERS[name](module, run, recipe))
     return trackers
 
 
 def scalars(record: dict[str, Any]) -> dict[str, float]:
     """The numbers of an epoch record, nested names joined by slashes."""
-    flat = {key: value for key, value in record.items() if isinstance(value, int | float)}
+    flat: dict[str, float] = {key: value for key, value in record.items() if isinstance(value, int | float)}
     for group in ("train", "validation"):
         flat |= {f"{group}/{key}": value for key, value in record.get(group, {}).items() if value is not None}
     return flat

@@ -22,7 +22,7 @@ from .noise import mix_integers
 from .perturbation import Perturbation
 from .recipe import Recipe, Regime
 from .run import Run, command_line, default_out
-from .session import Session
+from .session import Session, local_module
 from .types import Batch, Crafting, Losses
 
 _STEP, _INIT = 1, 2
@@ -61,7 +61,7 @@ def train_step(
     Returns:
         0-d tensors to log, on the device: reading them is the caller's decision.
     """
-    local = model.module  # this process's own net: the attack wants no gradient synchronisation
+    local = local_module(model)  # this process's own net: the attack wants no gradient synchronisation
 
     # 1. inner maximisation
     attack = regime.scale(method.attack, batch.progress) if hasattr(method, "attack") else None

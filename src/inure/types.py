@@ -1,6 +1,7 @@
 """The words that every file shares: images, labels, logits, a batch, its losses."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from torch import Tensor, nn
@@ -18,7 +19,8 @@ Criterion = Callable[[Logits, Labels], PerExample]
 """A per-example loss. The mean is taken once, in ``train_step``."""
 
 
-class Batch(NamedTuple):
+@dataclass(frozen=True)
+class Batch:
     """What one training step sees."""
 
     x: Images

@@ -10,6 +10,8 @@ import safetensors.numpy
 import yaml
 from sklearn.datasets import load_digits
 
+from inure.evaluation.intervals import wilson
+
 DIGITS = [str(i) for i in range(10)]
 TAKEN_FOR = np.array([6, 7, 3, 8, 9, 9, 5, 1, 1, 4])
 
@@ -38,7 +40,13 @@ def write_run(
         "class_names": class_names or DIGITS,
         "num_classes": 10,
         "input_shape": [1, 8, 8],
-        "data": {"source": "digits", "train_examples": 1293, "validation_examples": 144, "hash": "6f1c02d9", "skipped": 0},
+        "data": {
+            "source": "digits",
+            "train_examples": 1293,
+            "validation_examples": 144,
+            "hash": "6f1c02d9",
+            "skipped": 0,
+        },
         "epochs_done": epochs,
         "step": 21 * epochs,
         "seconds": 61.4 if robust else 14.2,
@@ -51,7 +59,9 @@ def write_run(
     return path
 
 
-def write_evaluation(folder: Path, suite: str, *, seed: int = 0, robust: bool = True, examples: int = 360, **changes) -> Path:
+def write_evaluation(
+    folder: Path, suite: str, *, seed: int = 0, robust: bool = True, examples: int = 360, **changes
+) -> Path:
     """One finished evaluation, with outcomes and pictures."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
@@ -60,7 +70,14 @@ def write_evaluation(folder: Path, suite: str, *, seed: int = 0, robust: bool = 
     label = digits.target[-examples:].astype(np.int64)
     clean = np.where(rng.random(examples) < (0.97 if robust else 0.95), label, TAKEN_FOR[label])
     attacks = {"clean": [], "pgd20": ["pgd20"], "quick": ["pgd20", "cw20"]}.get(suite, [suite])
-    columns = {"index": [], "label": [], "clean_prediction": [], "attack": [], "adversarial_prediction": [], "robust": []}
+    columns = {
+        "index": [],
+        "label": [],
+        "clean_prediction": [],
+        "attack": [],
+        "adversarial_prediction": [],
+        "robust": [],
+    }
 
     def record(rows, attack, prediction):
         columns["index"] += rows.tolist()
@@ -80,12 +97,25 @@ def write_evaluation(folder: Path, suite: str, *, seed: int = 0, robust: bool = 
         standing &= adversarial == label
         passes = 20 * len(rows)
         share = float(standing.mean())
-        results.append({"name": attack, "robust_accuracy": share, "seconds": 1.9, "forwards": passes + len(rows), "backwards": passes})
-    pyarrow.parquet.write_table(pyarrow.table({**columns, "distance": [0.1] * len(columns["index"])}), folder / "outcomes.parquet")
+        results.append(
+            {
+                "name": attack,
+                "robust_accuracy": share,
+                "seconds": 1.9,
+                "forwards": passes + len(rows),
+                "backwards": passes,
+            }
+        )
+    pyarrow.parquet.write_table(
+        pyarrow.table({**columns, "distance": [0.1] * len(columns["index"])}), folder / "outcomes.parquet"
+    )
     x_adv = np.clip(x + 0.1 * np.sign(rng.normal(size=x.shape)), 0, 1).astype(np.float32)
     shown = np.sort(np.concatenate([np.flatnonzero(~standing)[:6], np.flatnonzero(standing)[:10]]))[:16]
     tensors = {"x": x, "x_adv": x_adv, "label": label, "clean_prediction": clean, "adversarial_prediction": adversarial}
-    safetensors.numpy.save_file({k: np.ascontiguousarray(v[shown]) for k, v in tensors.items()}, folder / "examples.safetensors")
+    safetensors.numpy.save_file(
+        {k: np.ascontiguousarray(v[shown]) for k, v in tensors.items()}, folder / "examples.safetensors"
+    )
+    right, left = int((clean == label).sum()), int(standing.sum())
     summary = {
         "schema_version": 1,
         "suite": suite,
@@ -93,15 +123,23 @@ def write_evaluation(folder: Path, suite: str, *, seed: int = 0, robust: bool = 
         "mode": None,
         "seed": 0,
         "examples": examples,
-        "clean_accuracy": float((clean == label).mean()),
-        "robust_accuracy": float(standing.mean()) if attacks else None,
-        "interval95": {"clean": [0.94, 0.985], "robust": [0.8, 0.9] if robust else [0.05, 0.1]} if False else None,
+        "clean_accuracy": right / examples,
+        "robust_accuracy": left / examples if attacks else None,
+        "interval95": {
+            "clean": list(wilson(right, examples)),
+            "robust": list(wilson(left, examples)) if attacks else None,
+        },
         "attacks": results,
         "flags": [],
         "seconds": 3.9,
         "verified": True,
         "calibration": {"clean_ece": 0.021, "bins": []},
-        "protocol": {"threat": "linf:0.1", "attacks": [{"kind": "pgd", "steps": 20, "start": "uniform"}], "precision": "float32"},
+        "protocol": {
+            "threat": "linf:0.1",
+            "attacks": [{"kind": "pgd", "steps": 20, "start": "uniform"}],
+            "precision": "float32",
+            "data_hash": f"{examples:x}",
+        },
         **changes,
     }
     (folder / "summary.json").write_text(json.dumps(summary))
@@ -109,7 +147,13 @@ def write_evaluation(folder: Path, suite: str, *, seed: int = 0, robust: bool = 
 
 
 def _write_settings(path: Path, method: str, seed: int, epochs: int, class_names: list[str]) -> None:
-    attack = {"kind": "pgd", "steps": 5, "step_size": 0.05, "start": "uniform", "threat": {"kind": "linf", "epsilon": 0.2}}
+    attack = {
+        "kind": "pgd",
+        "steps": 5,
+        "step_size": 0.05,
+        "start": "uniform",
+        "threat": {"kind": "linf", "epsilon": 0.2},
+    }
     recipe = {
         "seed": seed,
         "epochs": epochs,
@@ -147,9 +191,18 @@ def _write_metrics(path: Path, rng, epochs: int, robust: bool) -> dict:
         loss = (0.45 if robust else 0.05) + 2.2 * np.exp(-epoch / 6) + 0.02 * rng.random()
         lr = 0.003 * min(epoch / 3, 0.5 * (1 + np.cos(np.pi * progress)))
         record = {"event": "epoch", "epoch": epoch, "step": 21 * epoch, "progress": progress, "lr": lr}
-        record |= {"epsilon": 0.2 * min(1, 2 * progress) if robust else 0.0, "seconds": 1.5, "images_per_second": 850 + 30 * rng.random()}
+        record |= {
+            "epsilon": 0.2 * min(1, 2 * progress) if robust else 0.0,
+            "seconds": 1.5,
+            "images_per_second": 850 + 30 * rng.random(),
+        }
         record["train"] = {"loss": loss, "grad_norm": 0.8 + np.exp(-epoch / 4) * 4 + 0.2 * rng.random()}
-        record["validation"] = {"clean_accuracy": clean, "robust_accuracy": hard, "fgsm_accuracy": min(1, hard + 0.06), "clean_loss": loss}
+        record["validation"] = {
+            "clean_accuracy": clean,
+            "robust_accuracy": hard,
+            "fgsm_accuracy": min(1, hard + 0.06),
+            "clean_loss": loss,
+        }
         lines.append(json.dumps(record))
         scores.append({"epoch": epoch, "clean_accuracy": clean, "robust_accuracy": hard})
     (path / "metrics.jsonl").write_text("\n".join(lines) + "\n")

@@ -6,9 +6,7 @@ from torch import Tensor, nn
 from ..types import Criterion, Images, Labels, Logits, PerExample
 
 
-def input_gradient(
-    model: nn.Module, x_adv: Images, y: Labels, loss: Criterion
-) -> tuple[Tensor, PerExample, Logits]:
+def input_gradient(model: nn.Module, x_adv: Images, y: Labels, loss: Criterion) -> tuple[Tensor, PerExample, Logits]:
     """One forward and one backward to the images; parameter gradients are not computed.
 
     Returns:

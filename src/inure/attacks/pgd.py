@@ -62,9 +62,7 @@ class PGD(Settings):
                 return self._climb(model, x, y, loss, crafting, noise, None)
             worst = _Worst(x, y)
             for _ in range(self.restarts):
-                x_adv = self._climb(
-                    model, x, y, loss, crafting, noise, worst if self.keep == "worst" else None
-                )
+                x_adv = self._climb(model, x, y, loss, crafting, noise, worst if self.keep == "worst" else None)
                 with torch.no_grad():
                     logits = model(x_adv)
                     worst.offer(x_adv, loss(logits, y), logits)

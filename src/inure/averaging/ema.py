@@ -1,4 +1,4 @@
-"""Exponential moving average of the weights (Polyak and Juditsky, 1992; for robustness Gowal et al., 2020, arXiv:2010.03593)."""
+"""Exponential moving average of the weights (in adversarial training: Gowal et al., 2020, arXiv:2010.03593)."""
 
 from typing import Annotated, Literal
 

@@ -8,7 +8,7 @@ import typer
 from ..errors import NonFinite, Stop, UserError, unknown_name
 from . import compare, evaluate, listing, predict, report, study, train
 
-_USAGE = typer.BadParameter.__mro__[1]
+_USAGE: type[Exception] = typer.BadParameter.__mro__[1]  # type: ignore[assignment]
 """click's UsageError, wherever this version of typer keeps it."""
 
 app = typer.Typer(
@@ -80,7 +80,8 @@ def _fault(error: Exception) -> int:
             return 128 + error.signal
         return 0
     if isinstance(error, NonFinite):
-        print(f"inure: a loss or gradient was not finite at {error}", file=sys.stderr)
+        line = f"a loss or gradient was not finite at {error}; last good checkpoint: {error.checkpoint}"
+        print(f"inure: {line}; try a lower lr or guards.nonfinite=rollback", file=sys.stderr)
         return 1
     raise error
 
@@ -91,7 +92,7 @@ def _complain(mistake: UserError) -> int:
 
 
 def _usage_mistake(error: Any) -> UserError:
-    """click's complaint in our words."""
+    """Click's complaint in our words."""
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "inure"
     remedy = f"{path} --help"

@@ -7,9 +7,7 @@ import typer
 
 
 def compare(
-    a: Annotated[
-        Path, typer.Argument(metavar="A", help="An evaluation folder, an outcomes.parquet, or a run.")
-    ],
+    a: Annotated[Path, typer.Argument(metavar="A", help="An evaluation folder, an outcomes.parquet, or a run.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="The other one, on the same examples.")],
     suite: Annotated[str, typer.Option(help="Which evaluation, where A and B are runs.")] = "quick",
 ) -> None:

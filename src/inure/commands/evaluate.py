@@ -9,12 +9,8 @@ from ..errors import UserError
 
 
 def evaluate(
-    target: Annotated[
-        str, typer.Argument(metavar="TARGET", help="A run directory, or path/to/file.py:function.")
-    ],
-    suite: Annotated[
-        str | None, typer.Option(help="Which attacks (inure list suites). Default: the recipe's.")
-    ] = None,
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="A run directory, or path/to/file.py:function.")],
+    suite: Annotated[str | None, typer.Option(help="Which attacks (inure list suites). Default: the recipe's.")] = None,
     data: Annotated[
         str | None,
         typer.Option(metavar="SPEC", help="digits, parquet, a folder, hub:OWNER/NAME; #test picks a split."),
@@ -24,15 +20,9 @@ def evaluate(
         str | None,
         typer.Option(metavar="KIND:EPSILON", help="linf:8/255, l2:0.5, l1:12. Default: the recipe's."),
     ] = None,
-    mode: Annotated[
-        str | None, typer.Option(metavar="MIX", help="clean, robust, or clean=0.3,robust=0.7.")
-    ] = None,
-    weights: Annotated[
-        Path | None, typer.Option(help="Weights (.pt, .safetensors) to load into the net.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the results. Default: RUN/evaluations/SUITE.")
-    ] = None,
+    mode: Annotated[str | None, typer.Option(metavar="MIX", help="clean, robust, or clean=0.3,robust=0.7.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Weights (.pt, .safetensors) to load into the net.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the results. Default: RUN/evaluations/SUITE.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted evaluation.")] = False,
     batch_size: Annotated[int, typer.Option(help="Images attacked at once; changes no verdict.")] = 128,
     seed: Annotated[int, typer.Option(help="Of the random starts.")] = 0,
@@ -63,7 +53,5 @@ def evaluate(
     if is_child():
         return 0
     print(folder)
-    accuracy = (
-        summary["robust_accuracy"] if summary["robust_accuracy"] is not None else summary["clean_accuracy"]
-    )
+    accuracy = summary["robust_accuracy"] if summary["robust_accuracy"] is not None else summary["clean_accuracy"]
     return 3 if fail_under is not None and accuracy < fail_under else 0

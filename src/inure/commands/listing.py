@@ -11,9 +11,7 @@ from ..errors import unknown_name
 def list_items(
     what: Annotated[
         str,
-        typer.Argument(
-            metavar="WHAT", help="models, attacks, methods, optimizers, joints, suites, recipes, studies."
-        ),
+        typer.Argument(metavar="WHAT", help="models, attacks, methods, optimizers, joints, suites, recipes, studies."),
     ],
 ) -> None:
     """List what exists: one line each on stdout, name, tab, text."""

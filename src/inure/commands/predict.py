@@ -7,13 +7,9 @@ import typer
 
 
 def predict(
-    target: Annotated[
-        str, typer.Argument(metavar="RUN", help="A run directory, or path/to/file.py:function.")
-    ],
+    target: Annotated[str, typer.Argument(metavar="RUN", help="A run directory, or path/to/file.py:function.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files.")],
-    mode: Annotated[
-        str | None, typer.Option(metavar="MIX", help="clean, robust, or clean=0.3,robust=0.7.")
-    ] = None,
+    mode: Annotated[str | None, typer.Option(metavar="MIX", help="clean, robust, or clean=0.3,robust=0.7.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Weights to load into the net.")] = None,
     top: Annotated[int, typer.Option(help="Classes to print for each image.")] = 1,
 ) -> None:

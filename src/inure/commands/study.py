@@ -7,9 +7,7 @@ import typer
 
 
 def study(
-    study: Annotated[
-        str, typer.Argument(metavar="STUDY", help="A shipped name (inure list studies) or a YAML file.")
-    ],
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="A shipped name (inure list studies) or a YAML file.")],
     out: Annotated[
         Path | None, typer.Option(help="Folder of the runs and of the table. Default: a new one in runs/.")
     ] = None,

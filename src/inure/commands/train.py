@@ -14,9 +14,7 @@ def train(
     ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="KEY=VALUE...", help="Settings by dotted key: method.attack.steps=10 epochs=5."
-        ),
+        typer.Argument(metavar="KEY=VALUE...", help="Settings by dotted key: method.attack.steps=10 epochs=5."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="The run directory; absent or empty. Default: a new one in runs/.")
@@ -25,9 +23,7 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved recipe, passes per step and expected time.")
     ] = False,
-    max_minutes: Annotated[
-        float | None, typer.Option(help="Save a checkpoint and leave after so long.")
-    ] = None,
+    max_minutes: Annotated[float | None, typer.Option(help="Save a checkpoint and leave after so long.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
 ) -> None:
     """Train a classifier. The last line of stdout is the run directory.

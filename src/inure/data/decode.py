@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import UserError
-from .encoded import Cells, Encoded
+from .encoded import Cell, Cells, Encoded
 from .image_set import ImageSet, Lazy
 from .progress import SlowProgress
 
@@ -80,7 +80,8 @@ class Decoder:
         try:
             image = _converted(image, self.mode)
             if (image.height, image.width) != self.size:
-                image = image.resize(self.size[::-1], Image.Resampling.BILINEAR)
+                height, width = self.size
+                image = image.resize((width, height), Image.Resampling.BILINEAR)
             return np.frombuffer(image.tobytes(), np.uint8).reshape(*self.size, -1).transpose(2, 0, 1)
         except Exception as error:
             raise BadImageError(_reason(error)) from None
@@ -164,15 +165,17 @@ def _first_decoder(cells: Cells, *, img_size: int | None, skip_bad: bool, settin
 def _decode_all(decoder: Decoder, *, skip_bad: bool, memory_limit: int) -> tuple[Tensor | None, Tensor]:
     """All pixels (None if they exceed the limit) and the rows of the good images."""
     total = len(decoder.cells)
-    pixels = None
-    if total * math.prod(decoder.shape) <= memory_limit:
-        pixels = torch.empty(total, *decoder.shape, dtype=torch.uint8)
-        array = pixels.numpy()
+    fits = total * math.prod(decoder.shape) <= memory_limit
+    pixels = torch.empty(total if fits else 0, *decoder.shape, dtype=torch.uint8)
+    array = pixels.numpy()
 
-        def visit(row: int) -> None:
+    def visit(row: int) -> None:
+        if fits:
             array[row] = decoder.pixels(row)
-    else:
-        visit: Callable[[int], object] = decoder.pixels if skip_bad else decoder.open
+        elif skip_bad:
+            decoder.pixels(row)
+        else:
+            decoder.open(row)
 
     good = torch.ones(total, dtype=torch.bool)
     with ThreadPoolExecutor(decoder.threads) as pool, SlowProgress("decoding images", total) as progress:
@@ -184,12 +187,12 @@ def _decode_all(decoder: Decoder, *, skip_bad: bool, memory_limit: int) -> tuple
                 good[row] = False
             progress.advance(len(chunk))
     rows = good.nonzero().flatten()
-    if pixels is not None and len(rows) < total:
-        pixels = pixels[rows]
-    return pixels, rows
+    if not fits:
+        return None, rows
+    return pixels if len(rows) == total else pixels[rows], rows
 
 
-def _visit_chunk(visit: Callable[[int], object], rows: range) -> list[tuple[int, BadImageError]]:
+def _visit_chunk(visit: Callable[[int], None], rows: range) -> list[tuple[int, BadImageError]]:
     bad = []
     for row in rows:
         try:
@@ -199,13 +202,14 @@ def _visit_chunk(visit: Callable[[int], object], rows: range) -> list[tuple[int,
     return bad
 
 
-def _open(cell: object) -> Image.Image:
+def _open(cell: Cell) -> Image.Image:
     try:
         if isinstance(cell, np.ndarray):
             return Image.fromarray(cell)
         if cell is None:
             raise ValueError("no image there")
-        image = Image.open(io.BytesIO(cell) if isinstance(cell, bytes) else Path(str(cell)), formats=_FORMATS)
+        data = cell.read_bytes() if isinstance(cell, Path) else cell
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
     except Exception as error:
         raise BadImageError(_reason(error)) from None
     if image.mode not in _GREY and image.mode not in _COLOUR:

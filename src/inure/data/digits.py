@@ -1,6 +1,7 @@
 """scikit-learn's 1797 handwritten digits of 8 x 8 pixels, which come with the library and need no network."""
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +19,10 @@ def read_digits(splits: tuple[str, ...]) -> Encoded:
     """
     from sklearn.datasets import load_digits
 
-    digits = load_digits()
+    digits: Any = load_digits()
     labels = torch.from_numpy(digits.target.astype(np.int64))
     train, test = stratified_split(labels, TEST_EXAMPLES, seed=0)
-    rows = torch.arange(len(labels)) if len(splits) > 1 else {"train": train, "test": test}[splits[0]]
+    rows = torch.cat([{"train": train, "test": test}[split] for split in splits]).sort().values
     pixels = np.round(digits.images[rows.numpy()] * 255 / 16).astype(np.uint8)
     cells = ArrayCells(pixels, "digits")
     return Encoded(

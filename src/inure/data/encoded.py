@@ -70,6 +70,7 @@ class ArrowCells:
         return data
 
     def place(self, row: int) -> str:
+        """The file of its own that the image is in, or row and file."""
         cell = self[row]
         if isinstance(cell, Path):
             return shorten(cell)
@@ -96,6 +97,7 @@ class ArrayCells:
         return self._arrays[row]
 
     def place(self, row: int) -> str:
+        """Row and name."""
         return f"row {row} of {self._name}"
 
 

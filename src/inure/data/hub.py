@@ -3,7 +3,7 @@
 import glob
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
+@lru_cache(maxsize=4)
 def find_on_hub(spec: Spec, setting: str) -> "dict[str, Dataset]":
     """The splits of ``hub:OWNER/NAME``.
 
@@ -31,7 +32,7 @@ def find_on_hub(spec: Spec, setting: str) -> "dict[str, Dataset]":
     try:
         datasets = _library(spec, setting)
         with _quiet():
-            found = datasets.load_dataset(name)
+            found: dict[str, Any] = datasets.load_dataset(name)
     except UserError:
         raise
     # The hub's client raises errors of half a dozen libraries; all of them mean that the set is not to be had.

@@ -43,8 +43,7 @@ def _parquet_files(place: str) -> tuple[Path, list[Path]]:
         base = path
     else:
         found = [Path(name) for name in glob.glob(str(path), recursive=True) if name.endswith(".parquet")]
-        plain = [part for part in path.parts[: _first_magic(path)]]
-        base = Path(*plain)
+        base = Path(*path.parts[: _first_magic(path)])
     visible = [file for file in found if not any(p.startswith(".") for p in file.relative_to(base).parts)]
     return base, sorted(visible, key=lambda file: file.relative_to(base).as_posix())
 
@@ -79,7 +78,7 @@ def _pattern(base: Path, members: Sequence[Path], files: Sequence[Path]) -> str:
     if folder and not any(name.startswith(folder + "/") for name in others):
         return str(base / folder)
     for start in (re.sub(r"[^-_.]*$", "", prefix), prefix):
-        if start and all("/" not in name[len(start) :] for name in names):
-            if not any(fnmatch.fnmatch(name, start + "*.parquet") for name in others):
-                return str(base / (start + "*.parquet"))
+        reached = start and all("/" not in name[len(start) :] for name in names)
+        if reached and not any(fnmatch.fnmatch(name, start + "*.parquet") for name in others):
+            return str(base / (start + "*.parquet"))
     return str(members[0])

@@ -57,9 +57,7 @@ class Cascade:
                 right |= self._attack(member, name, todo, stream, done=len(standing) - len(todo))
                 standing = standing[[right[int(i)] for i in self.examples.index[standing]]]
 
-    def _attack(
-        self, member: Member | None, name: str, rows: Tensor, stream: int, done: int
-    ) -> dict[int, bool]:
+    def _attack(self, member: Member | None, name: str, rows: Tensor, stream: int, done: int) -> dict[int, bool]:
         right: dict[int, bool] = {}
         total = done + len(rows)
         start = 0

@@ -30,9 +30,7 @@ class Examples:
         return self.source.batch(rows).to(device).float().div(255)
 
     @classmethod
-    def of(
-        cls, images: "Tensor | ImageSet", labels: Tensor | None, index: Tensor | None = None
-    ) -> "Examples":
+    def of(cls, images: "Tensor | ImageSet", labels: Tensor | None, index: Tensor | None = None) -> "Examples":
         """Checked examples.
 
         Raises:
@@ -47,13 +45,9 @@ class Examples:
             raise UserError("images", given, "a float tensor (N, C, H, W) in [0, 1]", "images.float() / 255")
         low, high = (images.min().item(), images.max().item()) if len(images) else (0.0, 1.0)
         if not (low >= 0 and high <= 1):
-            raise UserError(
-                "images", f"values in [{low:g}, {high:g}]", "[0, 1]", "normalisation inside the model"
-            )
+            raise UserError("images", f"values in [{low:g}, {high:g}]", "[0, 1]", "normalisation inside the model")
         if len(labels) != len(images) or labels.ndim != 1 or labels.is_floating_point():
-            raise UserError(
-                "labels", f"{labels.dtype} {tuple(labels.shape)}", f"({len(images)},) integer classes"
-            )
+            raise UserError("labels", f"{labels.dtype} {tuple(labels.shape)}", f"({len(images)},) integer classes")
         rows = torch.arange(len(images)) if index is None else index.cpu()
         images = images.float()
         digest = hashlib.sha256(images.cpu().contiguous().numpy().tobytes())

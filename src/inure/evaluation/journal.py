@@ -48,9 +48,7 @@ class Journal:
         """The records of all processes."""
         if self.folder is None:
             return self.records
-        return [
-            r for path in sorted(self.folder.glob("progress-*.jsonl")) for r in files.read_lines(path)[1:]
-        ]
+        return [r for path in sorted(self.folder.glob("progress-*.jsonl")) for r in files.read_lines(path)[1:]]
 
     def clear(self) -> None:
         """Remove the journals: the outcomes hold all they held."""

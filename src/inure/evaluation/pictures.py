@@ -41,11 +41,7 @@ class Pictures:
     def columns(self) -> dict[str, Tensor]:
         """x, x_adv (n, C, H, W); index, label, clean_prediction, adversarial_prediction (n,)."""
         entries = [self._kept[number] for number in sorted(self._kept)]
-        return (
-            {name: torch.stack([e[name] for e in entries]).contiguous() for name in entries[0]}
-            if entries
-            else {}
-        )
+        return {name: torch.stack([e[name] for e in entries]).contiguous() for name in entries[0]} if entries else {}
 
     def _entry(
         self, number: int, row: int, index: Tensor, labels: Tensor, verdicts: Verdicts, clean: bool

@@ -1,4 +1,7 @@
-"""evaluate(): model x data x suite -> Evaluation. Robust accuracy is only ever the pointwise worst case, over all examples."""
+"""evaluate(): model x data x suite -> Evaluation.
+
+Robust accuracy is only ever the pointwise worst case, over all examples.
+"""
 
 import copy
 import hashlib
@@ -161,9 +164,7 @@ def _write(out: Path, result: Evaluation) -> None:
 
 def _float32(model: nn.Module, device: torch.device) -> nn.Module:
     tensors = [*model.parameters(), *model.buffers()]
-    wanted = all(
-        t.device == device and (not t.is_floating_point() or t.dtype == torch.float32) for t in tensors
-    )
+    wanted = all(t.device == device and (not t.is_floating_point() or t.dtype == torch.float32) for t in tensors)
     return model if wanted else copy.deepcopy(model).to(device=device).float()
 
 
@@ -184,9 +185,7 @@ def _check_labels(model: Metered, examples: Examples, device: torch.device) -> N
     low, high = int(examples.labels.min()), int(examples.labels.max())
     if low < 0 or high >= logits.shape[1]:
         allowed = f"0 to {logits.shape[1] - 1}: the net has {logits.shape[1]} outputs"
-        raise UserError(
-            "labels", f"classes {low} to {high}", allowed, "the data set that the net was trained on"
-        )
+        raise UserError("labels", f"classes {low} to {high}", allowed, "the data set that the net was trained on")
 
 
 def _protocol(

@@ -40,9 +40,7 @@ def outcomes(records: list[dict[str, Any]], order: list[str]) -> pa.Table:
 def standing(table: pa.Table, index: Tensor) -> Tensor:
     """(N,) bool in the order of ``index``: right on the clean image and after every attack run on it."""
     fallen = {
-        row
-        for row, robust in zip(table["index"].to_pylist(), table["robust"].to_pylist(), strict=True)
-        if not robust
+        row for row, robust in zip(table["index"].to_pylist(), table["robust"].to_pylist(), strict=True) if not robust
     }
     return torch.tensor([i not in fallen for i in index.tolist()], dtype=torch.bool)
 

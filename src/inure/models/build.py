@@ -67,9 +67,7 @@ def build(model: Model, *, num_classes: int, shape: tuple[int, int, int]) -> Cla
     else:
         net = _named_net(model, num_classes, channels, size, data_size=shape[1:])
         mean, std = _normalisation(model, net, channels)
-        classifier = Classifier(
-            net, num_classes=num_classes, img_size=size, in_channels=channels, mean=mean, std=std
-        )
+        classifier = Classifier(net, num_classes=num_classes, img_size=size, in_channels=channels, mean=mean, std=std)
     if model.weights is not None:
         _start_from(classifier, model)
     return classifier
@@ -90,9 +88,7 @@ def _named_net(
     own = own_net(model.name)
     if own is None:
         if model.activation is not None:
-            raise UserError(
-                "model.activation", model.activation, f"null: {model.name} has an activation of its own"
-            )
+            raise UserError("model.activation", model.activation, f"null: {model.name} has an activation of its own")
         return build_timm(
             model.name,
             own_names=list(OWN_NETS),
@@ -106,14 +102,10 @@ def _named_net(
             drop_path=model.drop_path,
         )
     if model.pretrained:
-        raise UserError(
-            "model.pretrained", True, f"false: {model.name} has no published weights", "model.weights=RUN"
-        )
+        raise UserError("model.pretrained", True, f"false: {model.name} has no published weights", "model.weights=RUN")
     if not own.sized:
         _refuse_other_size(model, data_size)
-    return build_own(
-        model.name, own, _architecture(model), num_classes=num_classes, channels=channels, size=size
-    )
+    return build_own(model.name, own, _architecture(model), num_classes=num_classes, channels=channels, size=size)
 
 
 def _architecture(model: Model) -> dict[str, Any]:
@@ -132,18 +124,12 @@ def _from_file(
     net = net_from_file(model.name, setting="model.name")
     if not isinstance(net, Classifier):
         mean, std = _per_channel("mean", model.mean, channels), _per_channel("std", model.std, channels)
-        return Classifier(
-            net, num_classes=num_classes, img_size=size, in_channels=channels, mean=mean, std=std
-        )
+        return Classifier(net, num_classes=num_classes, img_size=size, in_channels=channels, mean=mean, std=std)
     for name, value in {"mean": model.mean, "std": model.std}.items():
         if value is not None:
-            raise UserError(
-                f"model.{name}", value, "null: the function returns a Classifier, which normalises"
-            )
+            raise UserError(f"model.{name}", value, "null: the function returns a Classifier, which normalises")
     if net.num_classes not in (None, num_classes):
-        raise UserError(
-            "model.name", f"{model.name} with {net.num_classes} classes", f"{num_classes} classes"
-        )
+        raise UserError("model.name", f"{model.name} with {net.num_classes} classes", f"{num_classes} classes")
     return net
 
 
@@ -177,11 +163,7 @@ def _start_from(classifier: Classifier, model: Model) -> None:
     assert model.weights is not None
     path = Path(model.weights).expanduser()
     file = path / "weights.safetensors" if path.is_dir() else path
-    asked = {
-        name: getattr(classifier, name).clone()
-        for name in ("mean", "std")
-        if getattr(model, name) is not None
-    }
+    asked = {name: getattr(classifier, name).clone() for name in ("mean", "std") if getattr(model, name) is not None}
     try:
         load_weights(classifier, read_weights(file), str(file))
     except UserError as error:

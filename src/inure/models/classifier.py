@@ -51,9 +51,7 @@ class Classifier(nn.Module):
         self.register_buffer("mean", _per_channel("mean", mean, in_channels, identity=0.0))
         self.register_buffer("std", _per_channel("std", std, in_channels, identity=1.0))
 
-    def forward(
-        self, x: Images, mix: Mix | None = None, features: bool = False
-    ) -> Logits | tuple[Logits, Tensor]:
+    def forward(self, x: Images, mix: Mix | None = None, features: bool = False) -> Logits | tuple[Logits, Tensor]:
         """Logits (B, K) in the type of ``x``, float32 also under autocast.
 
         Args:
@@ -92,9 +90,7 @@ class Classifier(nn.Module):
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else None
         if shape is None or len(shape) != 2 or self.num_classes not in (None, shape[1]):
             found = f"{type(self.net).__name__} with output {shape or type(logits).__name__}"
-            raise UserError(
-                "model", found, f"a net whose output is one tensor (B, {self.num_classes or 'K'})"
-            )
+            raise UserError("model", found, f"a net whose output is one tensor (B, {self.num_classes or 'K'})")
         return logits
 
 
@@ -108,9 +104,7 @@ def _logits_and_features(net: nn.Module, z: Tensor) -> tuple[Tensor, Tensor]:
     return net.forward_head(maps), pooled  # pyright: ignore[reportCallIssue]
 
 
-def _per_channel(
-    name: str, values: Sequence[float] | None, in_channels: int | None, *, identity: float
-) -> Tensor:
+def _per_channel(name: str, values: Sequence[float] | None, in_channels: int | None, *, identity: float) -> Tensor:
     if values is None:
         return torch.full((1, 1, 1, 1), identity)
     if in_channels is not None and len(values) != in_channels:

@@ -51,13 +51,9 @@ def net_from_file(target: str, *, setting: str) -> nn.Module:
         except UserError:
             raise
         except (Exception, SystemExit) as error:
-            raise UserError(
-                setting, target, "a function that runs without arguments", _said(error)
-            ) from error
+            raise UserError(setting, target, "a function that runs without arguments", _said(error)) from error
     if not isinstance(net, nn.Module):
-        raise UserError(
-            setting, f"{target} returning {type(net).__name__}", "a function that returns an nn.Module"
-        )
+        raise UserError(setting, f"{target} returning {type(net).__name__}", "a function that returns an nn.Module")
     return net
 
 

@@ -35,8 +35,8 @@ def attack_mode(model: nn.Module, mode: AttackMode) -> Iterator[None]:
     Args:
         model: Any module, compiled ones included.
         mode: ``eval``: running statistics, no dropout (TRADES). ``train``: batch statistics, which also
-            enter the running ones (Rice et al.). ``train_frozen_stats``: batch statistics, and the running ones
-            stay as they are, bit for bit.
+            enter the running ones (Rice et al.). ``train_frozen_stats``: batch statistics, and the running
+            ones stay as they are, bit for bit.
     """
     flags = [(module, module.training) for module in model.modules()]
     statistics = _detached_statistics(model) if mode == "train_frozen_stats" else []

@@ -36,9 +36,7 @@ OWN_NETS = {
     "preact_resnet18": OwnNet(PreActResNet18, "pre-activation ResNet-18, 3x3 stem, 11.17M; norm", _RESNET),
     "cifar_resnet18": OwnNet(CifarResNet18, "ResNet-18, 3x3 stem, no max-pool, 11.17M; norm", _RESNET),
     "wrn28_10": OwnNet(partial(WideResNet, 28, 10), "WideResNet-28-10, 36.48M; norm, activation", _WIDE),
-    "wrn34_10": OwnNet(
-        partial(WideResNet, 34, 10), "WideResNet-34-10, 46.16M (any wrnDEPTH_WIDTH works)", _WIDE
-    ),
+    "wrn34_10": OwnNet(partial(WideResNet, 34, 10), "WideResNet-34-10, 46.16M (any wrnDEPTH_WIDTH works)", _WIDE),
     "vit_tiny": OwnNet(
         _VIT_TINY,
         "ViT of width 192, 12 blocks, 5.4M; patch_size 4, or 2",

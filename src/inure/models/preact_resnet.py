@@ -21,9 +21,7 @@ class PreActBlock(nn.Module):
         self.norm2 = make_norm(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
         identity = stride == 1 and in_channels == out_channels
-        self.shortcut = (
-            None if identity else nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
-        )
+        self.shortcut = None if identity else nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C', H', W')."""

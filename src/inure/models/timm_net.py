@@ -5,6 +5,12 @@ too small is found before weights are fetched.
 """
 
 import inspect
+import logging
+import socket
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -49,14 +55,12 @@ def build_timm(
     _check_name(name, own_names, pretrained)
     arguments: dict[str, Any] = {"num_classes": num_classes, "in_chans": channels}
     plain = _on_meta(name, arguments)
-    takes = inspect.signature(type(plain).__init__).parameters
+    takes = _constructor_arguments(type(plain))
     if norm is not None:
         if not isinstance(plain, timm.models.ResNet):
             raise UserError("model.norm", norm, f"null: {name} has a norm of its own", "a ResNet")
         if pretrained and norm != "batch":
-            raise UserError(
-                "model.norm", norm, "null or batch with model.pretrained", "model.pretrained=false"
-            )
+            raise UserError("model.norm", norm, "null or batch with model.pretrained", "model.pretrained=false")
         arguments["norm_layer"] = norm_layer(norm)
     if "img_size" in takes:
         arguments["img_size"] = size
@@ -90,6 +94,18 @@ def _check_name(name: str, own_names: list[str], pretrained: bool) -> None:
         raise UserError("model.pretrained", True, f"false: timm has no weights for {name}")
 
 
+def _constructor_arguments(cls: type) -> set[str]:
+    """Names of what the constructor takes, followed through ``**kwargs`` to the parents."""
+    names: set[str] = set()
+    for base in cls.__mro__:
+        if "__init__" in vars(base):
+            parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
+            names |= {parameter.name for parameter in parameters}
+            if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+                break
+    return names
+
+
 def _on_meta(name: str, arguments: dict[str, Any]) -> nn.Module:
     import timm
 
@@ -106,20 +122,59 @@ def _try_on_meta(name: str, arguments: dict[str, Any], channels: int, size: tupl
     except (AssertionError, RuntimeError, TypeError, ValueError, ZeroDivisionError, IndexError) as error:
         setting = "model.patch_size" if "patch_size" in wanted else "model.name"
         given = f"{name} for {channels}x{size[0]}x{size[1]} images" + (f" with {wanted}" if wanted else "")
-        remedy = f"another model.img_size, model.patch_size or net (timm: {error})"
+        remedy = f"another model.img_size, model.patch_size or net (timm: {str(error) or type(error).__name__})"
         raise UserError(setting, given, "a net that takes such images", remedy) from error
+    _check_patches(name, net, size)
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
         raise UserError("model.name", name, "a net that classifies: one tensor (B, K)")
+
+
+def _check_patches(name: str, net: nn.Module, size: tuple[int, int]) -> None:
+    from timm.layers.patch_embed import PatchEmbed
+
+    embed = getattr(net, "patch_embed", None)
+    if isinstance(embed, PatchEmbed) and not embed.dynamic_img_pad:
+        height, width = (int(side) for side in embed.patch_size)
+        if size[0] % height or size[1] % width:
+            # timm would leave out the last rows and columns without a word.
+            allowed = f"patches that tile {size[0]}x{size[1]} images"
+            raise UserError("model.patch_size", f"{height} ({name})", allowed, "another model.patch_size")
 
 
 def _fetched(name: str, arguments: dict[str, Any]) -> nn.Module:
     import timm
 
     try:
-        return timm.create_model(name, pretrained=True, **arguments)
+        with _impatient_hub():
+            return timm.create_model(name, pretrained=True, **arguments)
     except Exception as error:
         # Hub, cache and network fail in a dozen types of several libraries; to the user they are one thing.
-        reason = str(error).strip().split("\n")[0]
-        given = f"true, but the weights of {name} cannot be had ({type(error).__name__}: {reason[:160]})"
+        allowed = f"false, or weights within reach: neither the hub nor its cache gave them ({type(error).__name__})"
         remedy = "model.weights=FILE, a network, or HF_HOME=FOLDER that holds them"
-        raise UserError("model.pretrained", given, "false, or weights within reach", remedy) from error
+        raise UserError("model.pretrained", f"true for {name}", allowed, remedy) from error
+
+
+@contextmanager
+def _impatient_hub() -> Iterator[None]:
+    """Without the hub's own messages; where its name does not even resolve, only its cache is asked."""
+    from huggingface_hub import constants
+
+    logger = logging.getLogger("huggingface_hub")
+    level, offline = logger.level, constants.HF_HUB_OFFLINE
+    try:
+        logger.setLevel(logging.ERROR)
+        # The hub would try for most of a minute.
+        constants.HF_HUB_OFFLINE = offline or not _resolves(constants.ENDPOINT)
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = offline
+        logger.setLevel(level)
+
+
+def _resolves(address: str) -> bool:
+    if urllib.request.getproxies():
+        return True
+    try:
+        return bool(socket.getaddrinfo(urllib.parse.urlsplit(address).hostname, None))
+    except OSError:
+        return False

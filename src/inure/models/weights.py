@@ -54,9 +54,7 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: str) ->
     state = _without_wrappers(state)
     best = min((_fit(target, state, spared) for target, spared in _targets(module)), key=_Attempt.size)
     if best.size():
-        raise UserError(
-            "weights", source, f"weights of this architecture ({best.describe()})", "its own model.name"
-        )
+        raise UserError("weights", source, f"weights of this architecture ({best.describe()})", "its own model.name")
     target, matched = best.target, best.matched
     if isinstance(target, Classifier):
         for name in _NORMALISATION:
@@ -92,9 +90,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(
-            "weights", str(path), "a whole .safetensors file", f"another copy ({error})"
-        ) from None
+        raise UserError("weights", str(path), "a whole .safetensors file", f"another copy ({error})") from None
 
 
 def _read_pickle_safely(path: Path) -> Any:
@@ -157,9 +153,7 @@ class _Attempt(NamedTuple):
         return sum(len(keys) for keys in self.problems.values())
 
     def describe(self) -> str:
-        return ", ".join(
-            f"{len(keys)} {kind}: {_first(keys)}" for kind, keys in self.problems.items() if keys
-        )
+        return ", ".join(f"{len(keys)} {kind}: {_first(keys)}" for kind, keys in self.problems.items() if keys)
 
 
 def _targets(module: nn.Module) -> list[tuple[nn.Module, tuple[str, ...]]]:
@@ -183,9 +177,7 @@ def _fit(target: nn.Module, state: Mapping[str, Tensor], spared: tuple[str, ...]
     ]
     missing = [key for key in own if key not in matched and key not in spared]
     unexpected = [key for key in state if key not in names]
-    return _Attempt(
-        target, matched, {"missing": missing, "unexpected": unexpected, "wrong shape": wrong_shape}
-    )
+    return _Attempt(target, matched, {"missing": missing, "unexpected": unexpected, "wrong shape": wrong_shape})
 
 
 def _first(keys: Any, limit: int = 3) -> str:

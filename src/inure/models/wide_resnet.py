@@ -17,9 +17,7 @@ Activation = Literal["relu", "silu"]
 class WideBlock(nn.Module):
     """``shortcut(a) + conv2(act(norm2(conv1(a))))``, ``a = act(norm1(x))``; an identity shortcut takes x."""
 
-    def __init__(
-        self, in_channels: int, out_channels: int, *, stride: int, norm: Norm, act: nn.Module
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int, norm: Norm, act: nn.Module) -> None:
         super().__init__()
         make_norm = norm_layer(norm)
         self.act = act
@@ -28,9 +26,7 @@ class WideBlock(nn.Module):
         self.norm2 = make_norm(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
         identity = stride == 1 and in_channels == out_channels
-        self.shortcut = (
-            None if identity else nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
-        )
+        self.shortcut = None if identity else nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C', H', W')."""
@@ -65,9 +61,7 @@ class WideResNet(nn.Module):
         activation: Activation = "relu",
     ) -> None:
         if depth < 10 or (depth - 4) % 6 or width < 1:
-            raise UserError(
-                "model.name", f"wrn{depth}_{width}", "wrnDEPTH_WIDTH, DEPTH in 10, 16, 22, 28, 34, ..."
-            )
+            raise UserError("model.name", f"wrn{depth}_{width}", "wrnDEPTH_WIDTH, DEPTH in 10, 16, 22, 28, 34, ...")
         super().__init__()
         self.num_classes = num_classes
         self.act = nn.ReLU() if activation == "relu" else nn.SiLU()

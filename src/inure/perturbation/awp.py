@@ -50,7 +50,8 @@ class AWP(Settings):
             yield
         finally:
             with torch.no_grad():
-                torch._foreach_copy_(weights, before)
+                for w, value in zip(weights, before, strict=True):
+                    w.copy_(value)
 
 
 def _is_matrix(name: str, parameter: nn.Parameter) -> bool:

@@ -119,14 +119,10 @@ def confusion_figure(
         axes.grid(False)
         axes.set(title=title, xlabel="prediction", ylabel="label", xticks=[], yticks=[])
         if labelled:
-            _label_cells(
-                axes, counts, shares, [shorten(n, 12) for n in rows], [shorten(n, 12) for n in columns]
-            )
+            _label_cells(axes, counts, shares, [shorten(n, 12) for n in rows], [shorten(n, 12) for n in columns])
 
     right = int(np.trace(counts))
-    return _svg(
-        draw, name, f"{title}: {right} of {int(counts.sum())} right", size=(4.6, 4.3), layout="constrained"
-    )
+    return _svg(draw, name, f"{title}: {right} of {int(counts.sum())} right", size=(4.6, 4.3), layout="constrained")
 
 
 def _label_cells(
@@ -174,9 +170,7 @@ def _panel_drawing(panel: Panel, runs: Sequence[RunFiles]) -> "Callable[[Axes], 
                 marker = "o" if len(values) <= 12 else ""
                 axes.plot(epochs, values, line.dashes, color=colour, marker=marker, markersize=3)
                 if best in epochs:
-                    axes.plot(
-                        best, values[epochs.index(int(best))], "D", color=colour, markersize=5, mec=_PAPER
-                    )
+                    axes.plot(best, values[epochs.index(int(best))], "D", color=colour, markersize=5, mec=_PAPER)
                 drawn += values
             if best is not None:
                 colour = _INK if len(runs) == 1 else RUN_COLOURS[i % len(RUN_COLOURS)]

@@ -40,6 +40,8 @@ def progress_of(run: RunFiles) -> str:
     """How far training got, as a sentence; empty for an evaluation without a run."""
     done = max(whole(run.run.get("epochs_done")), whole(run.epochs[-1].get("epoch")) if run.epochs else 0)
     planned = whole(run.recipe.get("epochs"))
+    if not done and (run.recipe or run.run):
+        return "No epoch of training is done yet."
     how_far = f"epoch {done} of {planned}" if planned else f"epoch {done}"
     match run.run.get("status"):
         case "finished":
@@ -84,9 +86,7 @@ def _evaluation_notices(run: RunFiles, key: tuple[str, str] | None) -> list[Noti
             found.append(Notice(run.name, severity, text, severity.lower() in _SERIOUS))
     command = f"inure evaluate {run.path}"
     if not run.evaluations:
-        found.append(
-            Notice(run.name, "not evaluated", f"There are no test accuracies yet. `{command}` measures them.")
-        )
+        found.append(Notice(run.name, "not evaluated", f"There are no test accuracies yet. `{command}` measures them."))
     elif all(number(evaluation.summary.get("robust_accuracy")) is None for evaluation in run.evaluations):
         text = f"Only clean accuracy was measured. `{command}` attacks the model."
         found.append(Notice(run.name, "not attacked", text))
@@ -106,11 +106,7 @@ def _training_notices(run: RunFiles) -> list[Notice]:
             found.append(Notice(run.name, kind, text, is_serious=True))
     if run.run.get("status") != "finished" and (sentence := progress_of(run)):
         reasons = [str(event.get("reason")) for event in run.events if event.get("event") == "stop"]
-        why = (
-            f" Reason: {reasons[-1].replace('_', ' ')}."
-            if reasons and run.run.get("status") == "stopped"
-            else ""
-        )
+        why = f" Reason: {reasons[-1].replace('_', ' ')}." if reasons and run.run.get("status") == "stopped" else ""
         text = f"{sentence}{why} `inure train RECIPE --out {run.path} --resume` goes on."
         found.append(Notice(run.name, "unfinished", text))
     return found

@@ -66,7 +66,11 @@ def _context(runs: Sequence[RunFiles], key: tuple[str, str] | None) -> dict[str,
         "groups": accuracy_groups(runs),
         "curves": training_curves(runs),
         "best_known": any(run.run.get("best") for run in runs),
-        "fgsm_known": any(dig(record, "validation.fgsm_accuracy") for run in runs for record in run.epochs),
+        "validated": [
+            kind
+            for kind in ("clean", "robust", "fgsm")
+            if any(dig(record, f"validation.{kind}_accuracy") is not None for run in runs for record in run.epochs)
+        ],
         "differing": differing_settings(runs),
         "runs": [run_section(run, find_evaluation(run, key), f"run{i}") for i, run in enumerate(runs)],
         "colours": colours,

@@ -169,9 +169,7 @@ def _read_metrics(path: Path, problems: list[str]) -> tuple[list[dict[str, Any]]
         else:
             events.append(record)
     if damaged:
-        problems.append(
-            f"metrics.jsonl: {damaged} damaged {'line was' if damaged == 1 else 'lines were'} left out."
-        )
+        problems.append(f"metrics.jsonl: {damaged} damaged {'line was' if damaged == 1 else 'lines were'} left out.")
     return [epochs[epoch] for epoch in sorted(epochs)], events
 
 
@@ -187,9 +185,7 @@ def _read_evaluations(path: Path, problems: list[str]) -> list[EvaluationFiles]:
         if summary:
             summary.setdefault("suite", folder.name)
             outcomes = _read_outcomes(folder / "outcomes.parquet", problems)
-            found.append(
-                EvaluationFiles(summary, outcomes, _read_examples(folder / "examples.safetensors", problems))
-            )
+            found.append(EvaluationFiles(summary, outcomes, _read_examples(folder / "examples.safetensors", problems)))
     return found
 
 

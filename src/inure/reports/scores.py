@@ -63,11 +63,7 @@ def score_of(share: Any, total: int, interval: Any = None) -> Score | None:
     value = number(share)
     if value is None:
         return None
-    given = (
-        [number(end) for end in interval]
-        if isinstance(interval, list) and len(interval) == 2
-        else [None, None]
-    )
+    given = [number(end) for end in interval] if isinstance(interval, list) and len(interval) == 2 else [None, None]
     low, high = given
     if (low is None or high is None) and total > 0:
         from ..evaluation.intervals import wilson
@@ -78,16 +74,12 @@ def score_of(share: Any, total: int, interval: Any = None) -> Score | None:
 
 def clean_score(summary: dict[str, Any]) -> Score | None:
     """Accuracy on the images as they are."""
-    return score_of(
-        summary.get("clean_accuracy"), whole(summary.get("examples")), dig(summary, "interval95.clean")
-    )
+    return score_of(summary.get("clean_accuracy"), whole(summary.get("examples")), dig(summary, "interval95.clean"))
 
 
 def robust_score(summary: dict[str, Any]) -> Score | None:
     """Accuracy against the worst of the suite's attacks; None if there was none."""
-    return score_of(
-        summary.get("robust_accuracy"), whole(summary.get("examples")), dig(summary, "interval95.robust")
-    )
+    return score_of(summary.get("robust_accuracy"), whole(summary.get("examples")), dig(summary, "interval95.robust"))
 
 
 def attack_rows(summary: dict[str, Any]) -> list[AttackRow]:
@@ -114,25 +106,22 @@ def attack_rows(summary: dict[str, Any]) -> list[AttackRow]:
 def headline_key(runs: Sequence[RunFiles]) -> tuple[str, str] | None:
     """The (suite, threat) whose numbers head the page.
 
-    The one that most runs have; then one at the threat model of the recipe, so that a check at a huge epsilon
-    does not become the headline; then the one with the lowest robust accuracy: never the flattering one.
+    The one under which most runs were attacked; then one at the threat model of the recipe, so that a check at a
+    huge epsilon does not become the headline; then the one with the lowest robust accuracy, never the flattering.
     """
-    found: dict[tuple[str, str], list[tuple[bool, float]]] = {}
+    found: dict[tuple[str, str], list[tuple[bool, float | None]]] = {}
     for run in runs:
+        planned = _threat(dig(run.recipe, "evaluation.threat"))
         for evaluation in run.evaluations:
+            as_planned = _threat(evaluation.summary.get("threat")) == planned
             robust = number(evaluation.summary.get("robust_accuracy"))
-            at_recipe = _threat(evaluation.summary.get("threat")) == _threat(
-                dig(run.recipe, "evaluation.threat")
-            )
-            found.setdefault(key_of(evaluation), []).append((at_recipe, 2.0 if robust is None else robust))
-    if not found:
-        return None
+            found.setdefault(key_of(evaluation), []).append((as_planned, robust))
 
     def rank(key: tuple[str, str]) -> tuple[int, int, float]:
-        values = found[key]
-        return -len(values), -sum(at_recipe for at_recipe, _ in values), sum(robust for _, robust in values)
+        robust = [value for _, value in found[key] if value is not None]
+        return -len(robust), -sum(as_planned for as_planned, _ in found[key]), sum(robust)
 
-    return min(found, key=rank)
+    return min(found, key=rank, default=None)
 
 
 def key_of(evaluation: EvaluationFiles) -> tuple[str, str]:

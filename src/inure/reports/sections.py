@@ -133,11 +133,13 @@ def accuracy_groups(runs: Sequence[RunFiles]) -> list[AccuracyGroup]:
     for run in runs:
         for evaluation in run.evaluations:
             members.setdefault(evaluation_text(evaluation.summary), []).append((run.name, evaluation))
-    groups = []
+    groups, said = [], set()
     for setting, pairs in sorted(members.items()):
         columns = [[(name, row) for row in attack_rows(evaluation.summary)] for name, evaluation in pairs]
         rows = [row for line in zip(*columns, strict=True) for row in line]
-        groups.append(AccuracyGroup(setting, _remarks(pairs, many=len(runs) > 1), rows))
+        remarks = [remark for remark in _remarks(pairs, many=len(runs) > 1) if remark not in said]
+        said.update(remark for remark in remarks if remark.startswith("Calibration"))
+        groups.append(AccuracyGroup(setting, remarks, rows))
     return groups
 
 
@@ -166,9 +168,7 @@ def run_section(run: RunFiles, headline: EvaluationFiles | None, anchor: str) ->
         classes_left_out=len(classes) - len(shown),
         facts=setting_facts(run),
         recipe_text=run.recipe_text,
-        protocol_text=json.dumps(summary["protocol"], indent=2, ensure_ascii=False)
-        if "protocol" in summary
-        else "",
+        protocol_text=json.dumps(summary["protocol"], indent=2, ensure_ascii=False) if "protocol" in summary else "",
         environment=environment_facts(run),
         packages=packages_text(run),
         commands=commands(run),
@@ -220,9 +220,7 @@ def _class_names(run: RunFiles, evaluation: EvaluationFiles | None) -> list[str]
 
 def _frequent_mistakes(counts: "numpy.ndarray", names: Sequence[str], columns: Sequence[str]) -> str:
     """The three commonest mistakes, in words."""
-    pairs = [
-        (int(counts[i, j]), names[i], columns[j]) for i, j in zip(*counts.nonzero(), strict=True) if i != j
-    ]
+    pairs = [(int(counts[i, j]), names[i], columns[j]) for i, j in zip(*counts.nonzero(), strict=True) if i != j]
     pairs.sort(key=lambda pair: -pair[0])
     return ", ".join(f"{label} taken for {prediction} ({count}×)" for count, label, prediction in pairs[:3])
 
@@ -233,7 +231,5 @@ def _checkpoints(run: RunFiles) -> list[Checkpoint]:
         values: Any = run.run.get(name)
         if isinstance(values, dict):
             clean, robust = (score_of(values.get(f"{kind}_accuracy"), 0) for kind in ("clean", "robust"))
-            found.append(
-                Checkpoint(name, whole(values.get("epoch")), clean, robust, run.run.get("selected") == name)
-            )
+            found.append(Checkpoint(name, whole(values.get("epoch")), clean, robust, run.run.get("selected") == name))
     return found

@@ -41,11 +41,11 @@ def threat_text(kind: Any, epsilon: Any) -> str:
     try:
         value = float(parse_real(epsilon))
     except (TypeError, ValueError):
-        return f"{_NORMS.get(str(kind), kind)}, ε = {epsilon}"
+        return f"{_NORMS.get(str(kind), kind)}, ε\u00a0=\u00a0{epsilon}"
     in_255 = 255 * value
     is_decimal = abs(1000 * value - round(1000 * value)) < 1e-9
     is_fraction = not is_decimal and round(in_255) > 0 and abs(in_255 - round(in_255)) < 1e-3
-    return f"{_NORMS.get(str(kind), kind)}, ε = {f'{round(in_255)}/255' if is_fraction else f'{value:g}'}"
+    return f"{_NORMS.get(str(kind), kind)}, ε\u00a0=\u00a0{f'{round(in_255)}/255' if is_fraction else f'{value:g}'}"
 
 
 def setting_facts(run: RunFiles) -> Facts:
@@ -77,9 +77,7 @@ def setting_facts(run: RunFiles) -> Facts:
 
 def environment_facts(run: RunFiles) -> Facts:
     """Versions and machine; packages and the command stand elsewhere."""
-    return [
-        (key, plain(value)) for key, value in run.environment.items() if key not in ("packages", "command")
-    ]
+    return [(key, plain(value)) for key, value in run.environment.items() if key not in ("packages", "command")]
 
 
 def packages_text(run: RunFiles) -> str:
@@ -92,9 +90,7 @@ def packages_text(run: RunFiles) -> str:
 def differing_settings(runs: Sequence[RunFiles]) -> list[tuple[str, list[str]]]:
     """The recipe keys at which the runs differ, with each run's value."""
     flat = [_flat(run.recipe) for run in runs]
-    rows = [
-        (key, [tree.get(key) for tree in flat]) for key in dict.fromkeys(key for tree in flat for key in tree)
-    ]
+    rows = [(key, [tree.get(key) for tree in flat]) for key in dict.fromkeys(key for tree in flat for key in tree)]
     return [(key, [plain(v) for v in values]) for key, values in rows if any(v != values[0] for v in values)]
 
 
@@ -138,11 +134,7 @@ def _method(run: RunFiles) -> str:
 
 def _source(run: RunFiles) -> str:
     """The last part of where the data came from; empty if unknown."""
-    return (
-        str(dig(run.recipe, "data.source") or dig(run.run, "data.source") or "")
-        .rstrip("/")
-        .rpartition("/")[2]
-    )
+    return str(dig(run.recipe, "data.source") or dig(run.run, "data.source") or "").rstrip("/").rpartition("/")[2]
 
 
 def _attack_text(attack: dict[str, Any]) -> str:

@@ -1,0 +1,20 @@
+"""Images: where they come from, how they are split, augmented and handed out in batches."""
+
+from .augment import Augment, soft_labels
+from .image_set import ImageSet
+from .loader import Loader, to_batch
+from .settings import Data
+from .sources import load, load_labels
+from .split import stratified_split
+
+__all__ = [
+    "Augment",
+    "Data",
+    "ImageSet",
+    "Loader",
+    "load",
+    "load_labels",
+    "soft_labels",
+    "stratified_split",
+    "to_batch",
+]

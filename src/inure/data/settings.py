@@ -1,0 +1,134 @@
+"""Which images a run trains on, selects checkpoints by, and is tested on."""
+
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from ..config import Settings, Whole, parse_real
+from ..errors import UserError
+from .image_set import ImageSet
+from .sources import find_source, load, load_labels
+from .spec import choose_splits
+from .split import stratified_split
+
+
+class Data(Settings):
+    """Training, validation and test images. The validation images come out of the training split by default.
+
+    Everything that is selected (the best checkpoint) is selected on validation images, never on test images. If
+    the source has a validation split but no test split, as Imagenette, then that split is the test set.
+    """
+
+    source: str = "digits"
+    """SPEC of the training images: ``digits``, parquet file, folder or glob, image folder, ``hub:OWNER/NAME``."""
+    test: str | None = None
+    """SPEC of the test images; by default the test (else validation) split of ``source``."""
+    validation: float | str = 0.1
+    """Share of the training images to hold out, stratified, or their number, or a SPEC."""
+    skip_bad: bool = False
+    """Leave out images that cannot be decoded, and count them, instead of an error."""
+    workers: Annotated[Whole, Field(ge=0)] = 2
+    """Processes that decode images of a set that does not fit in memory."""
+
+    @field_validator("validation", mode="before")
+    @classmethod
+    def _number_or_spec(cls, value: Any) -> Any:
+        allowed = "a fraction in (0, 1), a count of at least 1, or a SPEC"
+        try:
+            value = parse_real(value)
+        except UserError:
+            if isinstance(value, str) and value:
+                return value
+            raise UserError("", value, allowed) from None
+        number = isinstance(value, int | float)
+        if not number or not 0 < value < float("inf") or (value > 1 and value != int(value)):
+            raise UserError("", value, allowed)
+        return value
+
+    def load_training(self, img_size: int | None) -> tuple[ImageSet, ImageSet]:
+        """The images to train on and those to validate on; the test images' labels are looked at, no more.
+
+        Raises:
+            UserError: If a set is not there or wrong, or their classes do not match.
+        """
+        every = load(self.source, "train", img_size=img_size, skip_bad=self.skip_bad)
+        _refuse_gaps(every.labels, every.class_names)
+        test = self._test_spec()
+        if test is not None:
+            labels, names = load_labels(test, "test", setting="data.test")
+            _refuse_other_classes(labels, names, every.labels, every.class_names, "data.test")
+        if not isinstance(self.validation, str):
+            train_rows, held_out_rows = stratified_split(every.labels, self.validation)
+            return every.subset(train_rows), every.subset(held_out_rows)
+        validation = load(
+            self.validation, "validation", img_size=img_size, skip_bad=self.skip_bad, setting="data.validation"
+        )
+        _refuse_other_classes(
+            validation.labels, validation.class_names, every.labels, every.class_names, "data.validation"
+        )
+        if validation.shape != every.shape:
+            given = f"images of {validation.shape}, others than {every.shape} of data.source"
+            raise UserError("data.validation", given, "images of one shape", "model.img_size")
+        return every, validation
+
+    def load_test(self, img_size: int | None) -> ImageSet:
+        """The test images.
+
+        Raises:
+            UserError: If ``source`` has none and ``test`` names none; training images are never tested on.
+        """
+        spec = self._test_spec()
+        if spec is None:
+            given = f"none, and {self.source} has no test split"
+            raise UserError("data.test", given, "a SPEC of test images", "data.test=SPEC")
+        images = load(spec, "test", img_size=img_size, skip_bad=self.skip_bad, setting="data.test")
+        try:
+            labels, names = load_labels(self.source, "train")
+        except UserError:
+            # Where a finished run is evaluated, the training images need not be; load_training has checked.
+            return images
+        _refuse_other_classes(images.labels, images.class_names, labels, names, "data.test")
+        return images
+
+    def _test_spec(self) -> str | None:
+        """Where the test images are; None if that would be the training images."""
+        if self.test is not None:
+            return self.test
+        source = find_source(self.source, "data.source")
+        trained = choose_splits(source.spec, source.splits, "train", "data.source")
+        left = [split for split in ("test", "validation") if split in source.splits and split not in trained]
+        return f"{source.spec.place}#{left[0]}" if left else None
+
+
+def _refuse_gaps(labels: Tensor, names: tuple[str, ...]) -> None:
+    """Unnamed classes without a training example: labels that count from 1, or a stray one."""
+    missing = (torch.bincount(labels, minlength=len(names)) == 0).nonzero().flatten()
+    if len(missing) and _unnamed(names):
+        given = f"labels up to {len(names) - 1} but none of class {int(missing[0])}"
+        raise UserError("data.source", given, "labels 0, 1, ... K - 1, or class names in the files")
+
+
+def _refuse_other_classes(
+    labels: Tensor, names: tuple[str, ...], train_labels: Tensor, train_names: tuple[str, ...], setting: str
+) -> None:
+    """Another number of classes than in training, or the same classes in another order.
+
+    Where files tell no names the number is only the highest label plus one. A small set may then lack the last
+    classes by chance: it is refused if that chance is below one in a thousand.
+    """
+    given = f"{len(names)} classes, where data.source has {len(train_names)}"
+    mistake = UserError(setting, given, "the same classes as data.source")
+    if len(names) > len(train_names):
+        raise mistake
+    if len(names) < len(train_names):
+        missing = float((train_labels >= len(names)).double().mean())
+        if not _unnamed(names) or (1 - missing) ** len(labels) < 1e-3:
+            raise mistake
+    elif names != train_names and sorted(names) == sorted(train_names):
+        raise UserError(setting, "the classes of data.source in another order", "the same order")
+
+
+def _unnamed(names: tuple[str, ...]) -> bool:
+    return names == tuple(str(k) for k in range(len(names)))

@@ -1,0 +1,96 @@
+"""What a run remembers of itself: the tally of an epoch, its record, warnings, and where they go."""
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import files
+from .console import Bars, percent
+from .guards import warnings_of
+from .recipe import Recipe
+from .run import Run
+from .tracking import Tracker
+
+
+class Ledger:
+    """The tally (on the device, read once an epoch) and the records in metrics.jsonl.
+
+    Only the process with ``writes`` touches files.
+    """
+
+    def __init__(self, run: Run, recipe: Recipe, bars: Bars, *, num_classes: int, writes: bool) -> None:
+        self.run, self.recipe, self.bars = run, recipe, bars
+        self.trackers: list[Tracker] = []
+        self._num_classes, self._writes = num_classes, writes
+        self._attacks = hasattr(recipe.method, "attack")
+        self._history = [r for r in files.read_lines(run.metrics) if r["event"] == "epoch"]
+        self._sums: dict[str, Tensor] = {}
+        self._begin = time.monotonic()
+
+    def tally(self, logged: dict[str, Tensor], images: int) -> None:
+        """Add one step's numbers; no host synchronisation."""
+        counted = {**logged, "images": torch.tensor(float(images)), "steps": torch.tensor(1.0)}
+        self._sums = {n: self._sums[n] + value if self._sums else value.clone() for n, value in counted.items()}
+
+    def mean_loss(self) -> float:
+        """The mean loss since the last record: one host synchronisation."""
+        return float(self._sums["loss"]) / max(float(self._sums["steps"]), 1.0)
+
+    def sums(self) -> dict[str, float]:
+        """The tally, for a checkpoint."""
+        return {name: float(value) for name, value in self._sums.items()}
+
+    def restore(self, sums: dict[str, float], step: int, device: torch.device, *, resumed: bool) -> None:
+        """Forget what came after ``step`` and continue its tally."""
+        host = ("images", "steps")
+        self._sums = {n: torch.tensor(v, device="cpu" if n in host else device) for n, v in sums.items()}
+        self._history = [r for r in self._history if r["step"] <= step]
+        self._begin = time.monotonic()
+        if self._writes:
+            self.run.forget_after(step)
+            if resumed:
+                self.run.log({"event": "resume", "step": step})
+
+    def close_epoch(self, epoch: int, step: int, progress: float, lr: float, validation: dict[str, float]) -> None:
+        """Write the record of the epochs since the last one, say it, and warn where it gives reason to."""
+        sums = self.sums()
+        images, steps = sums.pop("images", 0.0), max(sums.pop("steps", 0.0), 1.0)
+        seconds = time.monotonic() - self._begin
+        attack = getattr(self.recipe.method, "attack", None)
+        epsilon = self.recipe.regime.scale(attack, progress).threat.epsilon if attack is not None else None
+        record = {
+            "event": "epoch", "epoch": epoch, "step": step, "progress": progress, "lr": lr, "epsilon": epsilon,
+            "seconds": seconds, "images_per_second": images / max(seconds, 1e-9),
+            "train": {name: value / steps for name, value in sums.items()}, "validation": validation,
+        }  # fmt: skip
+        self._history.append(record)
+        self._sums, self._begin = {}, time.monotonic()
+        if self._writes:
+            self._publish(record)
+
+    def warn(self, epoch: int, step: int, kind: str, detail: str) -> None:
+        """Say it and log it."""
+        if self._writes:
+            self.bars.say(f"warning: {kind.replace('_', ' ')}: {detail}")
+            self.run.log({"event": "warning", "epoch": epoch, "step": step, "kind": kind, "detail": detail})
+
+    def _publish(self, record: dict[str, Any]) -> None:
+        self.run.log(record)
+        for tracker in self.trackers:
+            tracker.log(record)
+        self.bars.say(
+            f"epoch {record['epoch']}/{self.recipe.epochs}  loss {record['train'].get('loss', 0.0):.3f}  "
+            f"{accuracies_text(record['validation'])}  {record['images_per_second']:.0f} images/s"
+        )
+        for warning in warnings_of(self._history, self._num_classes, attacks=self._attacks):
+            self.warn(record["epoch"], record["step"], warning["kind"], warning["detail"])
+
+
+def accuracies_text(validation: dict[str, Any] | None) -> str:
+    """``validation: clean 97.2 % robust 88.1 %``."""
+    if validation is None:
+        return ""
+    clean, robust = percent(validation["clean_accuracy"]), percent(validation["robust_accuracy"])
+    return f"validation: clean {clean} robust {robust}"
