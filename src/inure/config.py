@@ -52,7 +52,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
-    def __init__(self, **fields: Any) -> None:
+    def __init__(self, /, **fields: Any) -> None:
         try:
             super().__init__(**fields)
         except ValidationError as error:
@@ -189,20 +189,24 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") ->
 
 def first_mistake(cls: type[BaseModel], tree: Mapping[str, Any], error: ValidationError) -> UserError:
     """The first complaint of pydantic, in our words and at the key that the user wrote."""
-    detail = error.errors(include_url=False)[0]
-    where, names = _place(cls, tree, detail["loc"])
+    details = error.errors(include_url=False)
+    detail = details[0]
+    where, names = _place(cls, tree, detail)
     cause = detail.get("ctx", {}).get("error")
-    if isinstance(cause, UserError):
-        return cause.at(".".join(key for key in (where, cause.setting) if key) or cls.__name__)
+    if isinstance(cause, UserError) and cause.setting:
+        return cause.at(".".join(key for key in (where, cause.setting) if key))
     if detail["type"] == "extra_forbidden":
         name = str(detail["loc"][-1])
         mistake = unknown_name(where, name, names)
         known = " | ".join(names) if names else "no fields at all"
-        remedy = f"did you mean {mistake.remedy!r}?" if mistake.remedy else None
+        remedy = f"did you mean {mistake.remedy}?" if mistake.remedy else None
         return UserError(where, "an unknown field", known, remedy)
     if detail["type"].startswith("union_tag"):
         return _wrong_kind(where, detail)
-    return UserError(where, detail.get("input"), _allowed(detail))
+    # A field of several types fails once for each of them
+    here = [d for d in details if _place(cls, tree, d)[0] == where]
+    allowed = " or ".join(dict.fromkeys(_allowed(d) for d in here))
+    return UserError(where or cls.__name__, detail.get("input"), allowed, getattr(cause, "remedy", None))
 
 
 def _wrong_kind(where: str, detail: ErrorDetails) -> UserError:
@@ -217,6 +221,8 @@ def _wrong_kind(where: str, detail: ErrorDetails) -> UserError:
 
 def _allowed(detail: ErrorDetails) -> str:
     context = detail.get("ctx", {})
+    if isinstance(context.get("error"), UserError):
+        return context["error"].allowed
     match detail["type"]:
         case "greater_than_equal":
             return f"a number >= {context['ge']}"
@@ -227,18 +233,23 @@ def _allowed(detail: ErrorDetails) -> str:
         case "less_than":
             return f"a number < {context['lt']}"
         case "literal_error":
-            return str(context["expected"]).replace(" or ", " | ").replace(", ", " | ")
+            return str(context["expected"]).replace(" or ", " | ").replace(", ", " | ").replace("'", "")
         case "missing":
             return "a value here: it has no default"
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return "a mapping of settings"
+        case "too_long":
+            return f"a list of at most {context['max_length']}"
         case "none_required":
             return "null: no member of this joint exists yet"
         case _:
             return detail["msg"].removeprefix("Input should be ")
 
 
-def _place(cls: type[BaseModel], tree: Any, loc: tuple[int | str, ...]) -> tuple[str, list[str]]:
-    """The dotted key of an error and the field names known there; union tags in ``loc`` are left out."""
+def _place(cls: type[BaseModel], tree: Any, detail: ErrorDetails) -> tuple[str, list[str]]:
+    """The dotted key of an error and the field names known there; tags and types of unions are left out."""
     hint: Any = cls
+    loc, unknown = detail["loc"], detail["type"] == "extra_forbidden"
     keys: list[str] = []
     names: list[str] = list(cls.model_fields)
     for position, part in enumerate(loc):
@@ -250,7 +261,8 @@ def _place(cls: type[BaseModel], tree: Any, loc: tuple[int | str, ...]) -> tuple
             names = list(tagged[0].model_fields)
             continue
         last = position == len(loc) - 1
-        if isinstance(part, int) or part in fields or last or (isinstance(tree, Mapping) and part in tree):
+        unknown_here = last and unknown
+        if isinstance(part, int) or part in fields or unknown_here or (isinstance(tree, Mapping) and part in tree):
             keys.append(str(part))
             if part in fields:
                 hint = fields[str(part)].annotation

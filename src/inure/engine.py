@@ -52,27 +52,29 @@ def start(engine: Engine) -> Any:
 
     if engine.threads is not None:
         torch.set_num_threads(engine.threads)
-    accelerator, devices = accelerator_of(engine), engine.devices
-    precision = "bf16-mixed" if engine.precision == "bf16" else "32-true"
-    if "LT_CLI_USED" in os.environ:
-        fabric = lightning_fabric.Fabric(strategy=_strategy(2) if os.environ.get("LT_DEVICES", "1") != "1" else "auto")
-    else:
-        if "TORCHELASTIC_RUN_ID" in os.environ:
-            devices = int(os.environ["LOCAL_WORLD_SIZE"])
-        nodes = int(os.environ.get("GROUP_WORLD_SIZE", 1))
-        many = devices == "auto" and accelerator == "cuda" and torch.cuda.device_count() > 1
-        many = many or (devices != "auto" and devices * nodes > 1)
-        if devices == "auto" and not many:
-            devices = 1
-        fabric = lightning_fabric.Fabric(
-            accelerator=accelerator,
-            devices=devices,
-            num_nodes=nodes,
-            precision=precision,
-            strategy=_strategy(2) if many else "auto",
-        )
+    options: dict[str, Any] = {"accelerator": accelerator_of(engine)}
+    options["devices"], options["num_nodes"] = _processes(engine, options["accelerator"])
+    options["precision"] = "bf16-mixed" if engine.precision == "bf16" else "32-true"
+    if options["devices"] * options["num_nodes"] > 1:
+        options["strategy"] = _data_parallel()
+    # What `fabric run` was told on its command line goes before the recipe; Fabric refuses to hear both
+    told = {name for name in options if f"LT_{name.upper()}" in os.environ}
+    fabric = lightning_fabric.Fabric(**{name: value for name, value in options.items() if name not in told})
     fabric.launch()
     return fabric
+
+
+def _processes(engine: Engine, accelerator: str) -> tuple[int, int]:
+    """(processes a node, nodes): torchrun's and ``fabric run``'s if one of them started this, else the recipe's."""
+    import torch
+
+    if "LT_CLI_USED" in os.environ:
+        return int(os.environ.get("LT_DEVICES", 1)), int(os.environ.get("LT_NUM_NODES", 1))
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ.get("GROUP_WORLD_SIZE", 1))
+    if engine.devices == "auto":
+        return max(torch.cuda.device_count(), 1) if accelerator == "cuda" else 1, 1
+    return engine.devices, 1
 
 
 def is_child() -> bool:
@@ -100,7 +102,7 @@ def accelerator_of(engine: Engine) -> str:
     return engine.accelerator
 
 
-def _strategy(devices: int) -> Any:
+def _data_parallel() -> Any:
     from lightning_fabric.strategies import DDPStrategy
     from torch.nn.parallel import DistributedDataParallel
 

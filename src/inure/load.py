@@ -35,11 +35,10 @@ def _load_run(path: Path, weights: str | Path | None) -> Classifier:
     recipe, info = run.recipe(), run.info()
     if "num_classes" not in info:
         raise UserError("TARGET", str(path), "a run that has begun to train", f"inure train ... --out {path} --resume")
-    model = recipe.model.model_copy(update={"pretrained": False, "weights": None})
     channels, height, width = info["input_shape"]
-    # pretrained decides the normalisation; the weights file carries it
+    shape = (channels, height, width)
     with torch.random.fork_rng(devices=[]):
-        classifier = build(model, num_classes=info["num_classes"], shape=(channels, height, width))
+        classifier = build(recipe.model, num_classes=info["num_classes"], shape=shape, with_weights=False)
     source = Path(weights) if weights is not None else run.weights
     if weights is None and not source.exists():
         last = run.checkpoints / "last.safetensors"

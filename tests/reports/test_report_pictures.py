@@ -55,6 +55,12 @@ def test_other_channel_counts_are_shown_too_and_nan_is_harmless(channels):
     assert pixels(picture.clean).max() == 0
 
 
+def test_examples_wrong_from_the_start_are_not_called_attacked():
+    x = np.zeros((2, 1, 4, 4), dtype=np.float32)
+    told = examples(x, x) | {"clean_prediction": np.array([1, 0])}
+    assert [picture.attacked for picture in example_pictures(told)[0]] == [True, False]
+
+
 def test_large_images_are_shrunk():
     x = np.zeros((1, 3, 300, 200), dtype=np.float32)
     (picture,), _ = example_pictures(examples(x, x))
@@ -87,6 +93,12 @@ def test_curves_are_valid_svg_without_addresses_or_fixed_ink():
 @pytest.mark.parametrize("values", [[1e-6, 1e3], [-1.0, -2.0], [0.0, 0.0], [1e30], [5e-324, 0.0]])
 def test_curves_of_any_size_are_drawn(values):
     assert training_curves([run_of(epochs(values))])
+
+
+def test_a_logarithmic_axis_has_plain_labels():
+    figures = training_curves([run_of(epochs([1e-4, 1.0, 1e3]))])
+    assert re.search(r">(0\.001|0\.01|0\.1)<", figures[0])
+    assert not any("mathdefault" in figure for figure in figures)
 
 
 def test_runs_are_overlaid_and_unrecorded_quantities_left_out():

@@ -30,10 +30,10 @@ class Averager:
 
     def update(self, model: nn.Module, progress: float) -> None:
         """Take in the weights after one step."""
-        if progress < self._start:
-            self.updates = 0
+        started = progress >= self._start
+        self.updates = self.updates if started else 0
         self._averaged.update_parameters(model)
-        self.updates += 1
+        self.updates += started
 
     def _combine(self, averaged: list[torch.Tensor], current: list[torch.Tensor], _: Any) -> None:
         if self.updates == 0 or not averaged[0].is_floating_point():

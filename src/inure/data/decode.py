@@ -70,7 +70,7 @@ class Decoder:
             raise _ColourFoundError
         if not self.resize and (image.height, image.width) != self.size:
             here, first = f"{image.width} x {image.height}", f"{self.size[1]} x {self.size[0]}"
-            given = f"an image of {here} in {self.cells.place(row)} among images of {first}"
+            given = f"an image of {here} among {first} ones, in {self.cells.place(row)}"
             raise UserError(self.setting, given, "images of one size", f"model.img_size={max(self.size)}")
         return image
 

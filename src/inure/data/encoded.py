@@ -143,7 +143,7 @@ def hash_cells(cells: Cells, labels: Tensor) -> str:
     return digest.hexdigest()
 
 
-def shorten(path: str | Path, limit: int = 80) -> str:
+def shorten(path: str | Path, limit: int = 60) -> str:
     """The end of a long path, which tells more than its beginning."""
     text = str(path)
     return text if len(text) <= limit else "..." + text[3 - limit :]

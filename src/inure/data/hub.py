@@ -1,11 +1,9 @@
-"""What the ``datasets`` library reads for us: sets on the Hugging Face hub, and folders of images."""
+"""Data sets on the Hugging Face hub, through the ``datasets`` library, which is imported only when it is needed."""
 
-import glob
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from itertools import accumulate
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +11,7 @@ import torch
 from ..errors import UserError
 from .encoded import ArrowCells, Encoded, checked_classes, hash_cells
 from .parquet import IMAGE_COLUMNS, LABEL_COLUMNS, find_column, whole_labels
-from .spec import SPLITS, UNNAMED, Spec
+from .spec import SPLITS, Spec
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -30,8 +28,8 @@ def find_on_hub(spec: Spec, setting: str) -> "dict[str, Dataset]":
     if name.count("/") != 1 or not all(name.split("/")):
         raise UserError(setting, spec.text, "hub:OWNER/NAME")
     try:
-        datasets = _library(spec, setting)
-        with _quiet():
+        datasets = library(spec, setting)
+        with quiet():
             found: dict[str, Any] = datasets.load_dataset(name)
     except UserError:
         raise
@@ -43,35 +41,8 @@ def find_on_hub(spec: Spec, setting: str) -> "dict[str, Dataset]":
     return {SPLITS.get(split, split): found[split] for split in found}
 
 
-def find_image_folder(spec: Spec, setting: str) -> "dict[str, Dataset]":
-    """The splits of a folder with a subfolder per class, under ``train/``, ``test/`` and so on if there are such.
-
-    Raises:
-        UserError: If the folder is no such thing.
-    """
-    root = Path(spec.place).expanduser()
-    folders = {UNNAMED: root}
-    # A split holds folders of classes; a class that is called "test" holds images.
-    named = {SPLITS[sub.name.lower()]: sub for sub in _folders(root) if sub.name.lower() in SPLITS and _folders(sub)}
-    # Patterns of our own: left to itself, ``datasets`` files train/test/0.png under both splits.
-    patterns = {split or "train": f"{glob.escape(str(path))}/**" for split, path in (named or folders).items()}
-    allowed = "parquet files, or images in a subfolder for each of two or more classes"
-    datasets = _library(spec, setting)
-    try:
-        with _quiet():
-            found = datasets.load_dataset("imagefolder", data_files=patterns)
-    except (ValueError, OSError, datasets.exceptions.DatasetsError):
-        raise UserError(setting, f"{spec.place}, a folder without images", allowed) from None
-    if any("label" not in found[split].column_names for split in found):
-        raise UserError(setting, f"{spec.place}, a folder without class subfolders", allowed)
-    if not named:
-        return {UNNAMED: found["train"]}
-    _refuse_untrained_classes(found, spec, setting)
-    return {split: found[split] for split in patterns}
-
-
 def read_dataset(parts: "Sequence[Dataset]", place: str, setting: str) -> Encoded:
-    """The rows of one or several splits; images of a folder sorted by file name."""
+    """The rows of one or several splits, in their order."""
     from datasets import ClassLabel
 
     chunks, labels, names = [], [], None
@@ -94,23 +65,12 @@ def read_dataset(parts: "Sequence[Dataset]", place: str, setting: str) -> Encode
     )
 
 
-def _refuse_untrained_classes(found: "Mapping[str, Dataset]", spec: Spec, setting: str) -> None:
-    if "train" not in found:
-        return
-    names = found["train"].features["label"].names
-    trained = set(found["train"].unique("label"))
-    for split in found:
-        unknown = [names[k] for k in found[split].unique("label") if k not in trained]
-        if unknown:
-            given = f"class {unknown[0]!r} in the {split} split of {spec.place}, not in train"
-            raise UserError(setting, given, "the same classes in every split")
+def library(spec: Spec, setting: str) -> Any:
+    """The ``datasets`` package.
 
-
-def _folders(path: Path) -> list[Path]:
-    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _library(spec: Spec, setting: str) -> Any:
+    Raises:
+        UserError: If it is not installed.
+    """
     try:
         import datasets
     except ImportError:
@@ -120,7 +80,7 @@ def _library(spec: Spec, setting: str) -> Any:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No bars and no retry notes from ``datasets``: a mistake of the user is one line on stderr."""
     import datasets
     from huggingface_hub.utils import logging as hub_logging

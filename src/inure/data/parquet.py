@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
@@ -150,7 +150,8 @@ def _arrow_file(files: Sequence[Path], setting: str) -> Path:
                 writer.write_batch(_as_cells(images, schema))
         unfinished.replace(target)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):
+            unfinished.unlink()
         given = f"{folder}: {error.strerror or error}"
         raise UserError(setting, given, "a cache folder with room", "XDG_CACHE_HOME=DIR") from None
     return target

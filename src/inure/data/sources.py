@@ -12,7 +12,8 @@ from ..errors import UserError
 from .decode import decode_set
 from .digits import read_digits
 from .encoded import Encoded
-from .hub import find_image_folder, find_on_hub, read_dataset
+from .folders import find_image_folder
+from .hub import find_on_hub, read_dataset
 from .image_set import ImageSet
 from .parquet import read_parquet
 from .shards import find_shards

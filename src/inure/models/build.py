@@ -47,13 +47,15 @@ class Model(Settings):
     """No parameters per domain exist yet."""
 
 
-def build(model: Model, *, num_classes: int, shape: tuple[int, int, int]) -> Classifier:
+def build(model: Model, *, num_classes: int, shape: tuple[int, int, int], with_weights: bool = True) -> Classifier:
     """The net that ``model`` describes, for the data at hand. Works on the meta device too.
 
     Args:
         model: The settings.
         num_classes: Classes in the data.
         shape: (C, H, W) of the data.
+        with_weights: Whether to load what ``pretrained`` and ``weights`` name. Without, nothing is fetched or
+            read, for a caller that loads a finished net's weights next; the normalisation is the same.
 
     Raises:
         UserError: If a setting does not exist for this net or does not fit the data.
@@ -65,10 +67,10 @@ def build(model: Model, *, num_classes: int, shape: tuple[int, int, int]) -> Cla
     if is_file_function(model.name):
         classifier = _from_file(model, num_classes, channels, size, data_size=shape[1:])
     else:
-        net = _named_net(model, num_classes, channels, size, data_size=shape[1:])
+        net = _named_net(model, num_classes, channels, size, data_size=shape[1:], fetch=with_weights)
         mean, std = _normalisation(model, net, channels)
         classifier = Classifier(net, num_classes=num_classes, img_size=size, in_channels=channels, mean=mean, std=std)
-    if model.weights is not None:
+    if with_weights and model.weights is not None:
         _start_from(classifier, model)
     return classifier
 
@@ -83,7 +85,7 @@ def catalogue() -> list[tuple[str, str]]:
 
 
 def _named_net(
-    model: Model, num_classes: int, channels: int, size: tuple[int, int], *, data_size: tuple[int, int]
+    model: Model, num_classes: int, channels: int, size: tuple[int, int], *, data_size: tuple[int, int], fetch: bool
 ) -> nn.Module:
     own = own_net(model.name)
     if own is None:
@@ -97,6 +99,7 @@ def _named_net(
             size=size,
             data_size=data_size,
             pretrained=model.pretrained,
+            fetch=fetch,
             patch_size=model.patch_size,
             norm=model.norm,
             drop_path=model.drop_path,

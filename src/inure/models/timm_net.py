@@ -29,6 +29,7 @@ def build_timm(
     size: tuple[int, int],
     data_size: tuple[int, int],
     pretrained: bool = False,
+    fetch: bool = True,
     patch_size: int | None = None,
     norm: Norm | None = None,
     drop_path: float = 0.0,
@@ -42,7 +43,8 @@ def build_timm(
         channels: C.
         size: Height and width that the user wants.
         data_size: Height and width of the data.
-        pretrained: Whether to fetch timm's weights; position embeddings and patches are resampled by timm.
+        pretrained: Whether to start from timm's weights; timm resamples position embeddings and patches.
+        fetch: Whether to fetch them now.
         patch_size: None is the architecture's own.
         norm: None is the architecture's own; others for timm's ResNets only.
         drop_path: Stochastic depth of the last block.
@@ -76,7 +78,7 @@ def build_timm(
     elif drop_path:
         raise UserError("model.drop_path", drop_path, f"0: {name} has no drop_path")
     _try_on_meta(name, arguments, channels, size)
-    if pretrained and torch.get_default_device().type != "meta":
+    if pretrained and fetch and torch.get_default_device().type != "meta":
         return _fetched(name, arguments)
     return timm.create_model(name, **arguments)
 

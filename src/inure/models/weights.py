@@ -1,6 +1,7 @@
 """Weights for nets: files are read without executing anything; a state fits exactly or is refused."""
 
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -95,7 +96,10 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_pickle_safely(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # torch warns of foreign pickles before it refuses them; one line is enough.
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         allowed = "a whole file of tensors and nothing else: pickles are not executed"
         raise UserError("weights", str(path), allowed, "saving model.state_dict() alone") from None

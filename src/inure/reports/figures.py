@@ -69,10 +69,12 @@ class Panel:
     title: str
     lines: tuple[Line, ...]
     unit: str = ""
+    may_be_log: bool = False
+    """Whether values that span more than two decades are drawn on a logarithmic axis."""
 
 
 _PANELS = (
-    Panel("Training loss", (Line("train.loss"),)),
+    Panel("Training loss", (Line("train.loss"),), may_be_log=True),
     Panel(
         "Accuracy on the validation split",
         (
@@ -84,7 +86,7 @@ _PANELS = (
     ),
     Panel("Learning rate", (Line("lr"),)),
     Panel("Epsilon of the training attack", (Line("epsilon"),)),
-    Panel("Gradient norm", (Line("train.grad_norm"),)),
+    Panel("Gradient norm", (Line("train.grad_norm"),), may_be_log=True),
     Panel("Images per second", (Line("images_per_second"),)),
 )
 
@@ -190,12 +192,14 @@ def _dress(axes: "Axes", panel: Panel, drawn: list[float]) -> None:
         axes.set_ylim(-3, 103)
         axes.yaxis.set_major_formatter("{x:.0f} %")
         return
-    axes.yaxis.set_major_formatter("{x:g}")
-    if min(drawn) > 0 and max(drawn) > 100 * min(drawn):
+    if panel.may_be_log and min(drawn) > 0 and max(drawn) > 100 * min(drawn):
         axes.set_yscale("log")
+        axes.yaxis.set_minor_formatter("")
     elif min(drawn) >= 0:
         top = 1.08 * max(drawn) or 1
         axes.set_ylim(-0.03 * top, top)
+    # After the scale, which brings a formatter of its own, in mathematical markup.
+    axes.yaxis.set_major_formatter("{x:g}")
 
 
 def _svg(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from .run_files import EvaluationFiles, RunFiles, dig, number, records, whole
 from .scores import find_evaluation
@@ -98,12 +99,16 @@ def _evaluation_notices(run: RunFiles, key: tuple[str, str] | None) -> list[Noti
 
 
 def _training_notices(run: RunFiles) -> list[Notice]:
-    found = []
+    warnings: dict[str, list[dict[str, Any]]] = {}
     for event in run.events:
         if event.get("event") == "warning":
-            kind = str(event.get("kind", "warning")).replace("_", " ")
-            text = f"Epoch {event.get('epoch', '?')}: {event.get('detail', '')}"
-            found.append(Notice(run.name, kind, text, is_serious=True))
+            warnings.setdefault(str(event.get("kind", "warning")), []).append(event)
+    found = []
+    for kind, events in warnings.items():
+        first, last = (event.get("epoch", "?") for event in (events[0], events[-1]))
+        when = f"{len(events)} times, epochs {first} to {last}; at last" if len(events) > 1 else f"Epoch {last}"
+        text = f"{when}: {events[-1].get('detail', '')}"
+        found.append(Notice(run.name, kind.replace("_", " "), text, is_serious=True))
     if run.run.get("status") != "finished" and (sentence := progress_of(run)):
         reasons = [str(event.get("reason")) for event in run.events if event.get("event") == "stop"]
         why = f" Reason: {reasons[-1].replace('_', ' ')}." if reasons and run.run.get("status") == "stopped" else ""

@@ -22,6 +22,8 @@ class ExamplePictures:
     label: int
     clean_prediction: int
     adversarial_prediction: int
+    attacked: bool
+    """False if no attack was needed: the clean image is already taken for something else."""
 
 
 def example_pictures(examples: "Mapping[str, numpy.ndarray]") -> tuple[list[ExamplePictures], float]:
@@ -43,6 +45,7 @@ def example_pictures(examples: "Mapping[str, numpy.ndarray]") -> tuple[list[Exam
             label=int(examples["label"][i]),
             clean_prediction=int(examples["clean_prediction"][i]),
             adversarial_prediction=int(examples["adversarial_prediction"][i]),
+            attacked=bool(examples["clean_prediction"][i] == examples["label"][i] or (x[i] != x_adv[i]).any()),
         )
         for i in range(len(x))
     ]

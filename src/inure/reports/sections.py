@@ -1,6 +1,5 @@
 """The parts of the page, as plain records that the template sets out."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -29,6 +28,7 @@ from .settings_text import (
     environment_facts,
     evaluation_text,
     packages_text,
+    protocols,
     setting_facts,
     title_of,
 )
@@ -102,7 +102,8 @@ class RunSection:
     classes_left_out: int
     facts: Facts
     recipe_text: str
-    protocol_text: str
+    protocols: list[tuple[str, str]]
+    """Evaluation and its protocol as JSON."""
     environment: Facts
     packages: str
     commands: list[tuple[str, str]]
@@ -168,7 +169,7 @@ def run_section(run: RunFiles, headline: EvaluationFiles | None, anchor: str) ->
         classes_left_out=len(classes) - len(shown),
         facts=setting_facts(run),
         recipe_text=run.recipe_text,
-        protocol_text=json.dumps(summary["protocol"], indent=2, ensure_ascii=False) if "protocol" in summary else "",
+        protocols=protocols(run),
         environment=environment_facts(run),
         packages=packages_text(run),
         commands=commands(run),

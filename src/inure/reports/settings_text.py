@@ -75,6 +75,15 @@ def setting_facts(run: RunFiles) -> Facts:
     return [(label, plain(value)) for label, value in pairs if value is not None]
 
 
+def protocols(run: RunFiles) -> list[tuple[str, str]]:
+    """The fingerprint of every evaluation, in full."""
+    return [
+        (evaluation_text(e.summary), json.dumps(e.summary["protocol"], indent=2, ensure_ascii=False))
+        for e in run.evaluations
+        if "protocol" in e.summary
+    ]
+
+
 def environment_facts(run: RunFiles) -> Facts:
     """Versions and machine; packages and the command stand elsewhere."""
     return [(key, plain(value)) for key, value in run.environment.items() if key not in ("packages", "command")]
@@ -90,7 +99,10 @@ def packages_text(run: RunFiles) -> str:
 def differing_settings(runs: Sequence[RunFiles]) -> list[tuple[str, list[str]]]:
     """The recipe keys at which the runs differ, with each run's value."""
     flat = [_flat(run.recipe) for run in runs]
-    rows = [(key, [tree.get(key) for tree in flat]) for key in dict.fromkeys(key for tree in flat for key in tree)]
+    rows = [
+        (key, [tree.get(key) for tree in flat])
+        for key in dict.fromkeys(key for tree in flat for key in tree if key != "about")
+    ]
     return [(key, [plain(v) for v in values]) for key, values in rows if any(v != values[0] for v in values)]
 
 

@@ -1,0 +1,67 @@
+"""One line for each piece of the library; test_contracts.py puts every line through the checks of its table.
+
+In the manner of scikit-learn's ``check_estimator``. A new attack, method, optimizer, average, perturbation, criterion
+or schedule is added here, and a piece without a line fails ``test_every_piece_has_a_line``.
+"""
+
+from typing import Any, NamedTuple
+
+from inure.attacks import FGSM, PGD
+from inure.averaging import EMA, SWA
+from inure.balance import CrossEntropy
+from inure.methods import MART, PGDAT, TRADES, Standard
+from inure.optimizers import SGD, AdamW
+from inure.perturbation import AWP
+from inure.schedules import Constant, Cosine, OneCycle, Piecewise, Ramp
+from inure.threat import L1, L2, Linf
+
+
+class AttackLine(NamedTuple):
+    """An attack and how many forwards of the batch one call makes."""
+
+    attack: Any
+    forwards: int
+
+
+class MethodLine(NamedTuple):
+    """A method, the forwards that crafting makes, and the images (per image of the batch) of its one outer forward."""
+
+    method: Any
+    crafting: int
+    outer: int
+
+
+_LINF, _L2, _L1 = Linf(epsilon=0.05), L2(epsilon=0.4), L1(epsilon=2)
+_SHORT, _NOISY = PGD(threat=_LINF, steps=3), PGD(threat=_LINF, steps=3, start="gaussian")
+
+ATTACKS = [
+    AttackLine(FGSM(threat=_LINF), 1),
+    AttackLine(FGSM(threat=_LINF, start="uniform", step_size=0.0625), 1),
+    AttackLine(FGSM(threat=_L2), 1),
+    AttackLine(FGSM(threat=_L1), 1),
+    AttackLine(PGD(threat=_LINF), 10),
+    AttackLine(PGD(threat=_LINF, steps=7, step_size=0.02, start="zero"), 7),
+    AttackLine(PGD(threat=_LINF, steps=5, start="gaussian"), 5),
+    AttackLine(PGD(threat=_LINF, steps=5, keep="worst"), 6),
+    AttackLine(PGD(threat=_LINF, steps=5, restarts=3), 18),
+    AttackLine(PGD(threat=_L2, steps=20, keep="worst", restarts=2), 42),
+    AttackLine(PGD(threat=_L1, steps=20), 20),
+]
+
+METHODS = [
+    MethodLine(Standard(), 0, 1),
+    MethodLine(PGDAT(attack=_SHORT), 3, 1),
+    MethodLine(PGDAT(attack=_SHORT, attack_mode="train"), 3, 1),
+    MethodLine(PGDAT(attack=FGSM(threat=_L2), attack_mode="train_frozen_stats"), 1, 1),
+    # One forward more: the clean log-probabilities, once
+    MethodLine(TRADES(attack=_NOISY), 4, 2),
+    MethodLine(TRADES(attack=PGD(threat=_L2, steps=2, start="gaussian"), beta=1), 3, 2),
+    MethodLine(MART(attack=_NOISY), 3, 2),
+    MethodLine(MART(attack=PGD(threat=_L1, steps=2), beta=0), 2, 2),
+]
+
+CRITERIA = [CrossEntropy(), CrossEntropy(label_smoothing=0.1)]
+PERTURBATIONS = [AWP(), AWP(gamma=0.01, warmup=0.25)]
+AVERAGINGS = [EMA(), EMA(decay=0.9, warmup=False), EMA(start=0.5), SWA(), SWA(start=0)]
+OPTIMIZERS = [SGD(), SGD(lr=0.05, momentum=0, nesterov=False), SGD(nesterov=True, decay_all=True), AdamW(clip_norm=1)]
+SCHEDULES = [Constant(warmup=0.1), Piecewise(), Piecewise(milestones=[0.875, 0.95]), Cosine(warmup=0.1), OneCycle(), Ramp()]  # fmt: skip

@@ -1,0 +1,314 @@
+"""The checks that every line of contracts.py passes."""
+
+from dataclasses import replace
+
+import contracts
+import pytest
+import torch
+import yaml
+from contracts import ATTACKS, AVERAGINGS, CRITERIA, METHODS, OPTIMIZERS, PERTURBATIONS, SCHEDULES
+from tiny import assert_same_state, counting, noise_of, soft, state_of, tiny_batch, tiny_net
+from torch.nn.functional import one_hot
+
+import inure.attacks
+import inure.averaging
+import inure.balance
+import inure.methods
+import inure.optimizers
+import inure.perturbation
+import inure.schedules
+from inure import config
+from inure.losses import cross_entropy, margin
+from inure.types import Batch
+
+TOLERANCE = 1e-6
+"""What float64 attacks may differ by: L2 and L1 move points that are outside by a rounding error a relative 1e-6."""
+
+
+def named(table):
+    """Each line of ``table`` with a short id: its kinds and its number."""
+    pieces = [line if hasattr(line, "kind") else line[0] for line in table]
+    names = [[p.kind, getattr(getattr(p, "threat", None), "kind", "")] for p in pieces]
+    return [
+        pytest.param(line, id="-".join(filter(None, [*n, str(i)]))) for i, (line, n) in enumerate(zip(table, names))
+    ]
+
+
+attacks = pytest.mark.parametrize("line", named(ATTACKS))
+methods = pytest.mark.parametrize("line", named(METHODS))
+
+
+def test_every_piece_has_a_line():
+    for folder, table in (
+        (inure.attacks.ATTACKS, [line.attack for line in ATTACKS]),
+        (inure.methods.METHODS, [line.method for line in METHODS]),
+        (inure.balance.CRITERIA, CRITERIA),
+        (inure.perturbation.PERTURBATIONS, PERTURBATIONS),
+        (inure.averaging.AVERAGINGS, AVERAGINGS),
+        (inure.optimizers.OPTIMIZERS, OPTIMIZERS),
+    ):
+        assert {type(piece) for piece in table} == set(folder)
+    kinds = {member for member in vars(inure.schedules).values() if "kind" in getattr(member, "model_fields", {})}
+    assert {type(piece) for piece in SCHEDULES} == kinds
+
+
+def pieces():
+    tables = (CRITERIA, PERTURBATIONS, AVERAGINGS, OPTIMIZERS, SCHEDULES)
+    return [*(line.attack for line in ATTACKS), *(line.method for line in METHODS), *(p for t in tables for p in t)]
+
+
+@pytest.mark.parametrize("piece", named(pieces()))
+def test_a_piece_survives_yaml_and_is_frozen_and_comparable(piece):
+    tree = yaml.safe_load(config.to_yaml(config.dump(piece)))
+    assert config.build(type(piece), tree) == piece
+    assert tree["kind"] == piece.kind
+    with pytest.raises(ValueError, match="frozen"):
+        piece.kind = "other"
+
+
+# Attacks
+
+
+def run(line, net, batch, **options):
+    return line.attack(net, batch.x, batch.y, noise=noise_of(batch), **options)
+
+
+@attacks
+@pytest.mark.parametrize("loss", [cross_entropy, margin])
+def test_an_attack_stays_in_ball_and_box_and_keeps_shape_and_precision(line, loss):
+    net, batch = tiny_net().eval(), tiny_batch(16)
+    for x, precise in ((batch.x, net), (batch.x.double(), tiny_net().eval().double())):
+        x_adv = line.attack(precise, x, batch.y, loss=loss, noise=noise_of(batch))
+        assert x_adv.shape == x.shape
+        assert x_adv.dtype == x.dtype
+        assert not x_adv.requires_grad
+        assert x_adv.min() >= 0
+        assert x_adv.max() <= 1
+        distance = line.attack.threat.distance(x_adv.double(), x.double())
+        assert (distance <= line.attack.threat.epsilon + 1e-6).all()
+        assert (distance > 0).all()
+
+
+@attacks
+def test_an_attack_raises_the_loss(line):
+    net, batch = tiny_net().eval(), tiny_batch(64)
+    with torch.no_grad():
+        clean = cross_entropy(net(batch.x), batch.y)
+        attacked = cross_entropy(net(run(line, net, batch)), batch.y)
+    assert (attacked > clean).float().mean() > 0.95
+
+
+@attacks
+@pytest.mark.parametrize("breaks", [False, True])
+def test_an_attack_leaves_the_net_as_it_found_it_even_if_the_net_raises(line, breaks):
+    net, batch = tiny_net().eval(), tiny_batch()
+    net.net[0].weight.requires_grad_(False)
+    net.net[3].train()  # a flag of its own
+    net.net[4].weight.grad = torch.randn(8)
+    before, grad_enabled = state_of(net), torch.is_grad_enabled()
+    if breaks:
+        net.net[-1].register_forward_hook(lambda *_: (_ for _ in ()).throw(RuntimeError("out of memory")))
+        with pytest.raises(RuntimeError, match="out of memory"):
+            run(line, net, batch)
+    else:
+        run(line, net, batch)
+    assert_same_state(before, state_of(net))
+    assert torch.is_grad_enabled() == grad_enabled
+    assert not batch.x.requires_grad
+
+
+@attacks
+def test_an_attack_gives_the_same_result_for_the_same_seed_and_does_not_change_its_input(line):
+    net, batch = tiny_net().eval(), tiny_batch()
+    x = batch.x.clone()
+    first = run(line, net, batch)
+    assert torch.equal(run(line, net, batch), first)
+    assert torch.equal(batch.x, x)
+    torch.manual_seed(3)
+    generated = line.attack(net, batch.x, batch.y)
+    torch.manual_seed(3)
+    assert torch.equal(line.attack(net, batch.x, batch.y), generated)
+
+
+@attacks
+def test_an_attack_with_counted_noise_treats_every_example_alone(line):
+    net, batch, order = tiny_net().eval().double(), tiny_batch(12), torch.randperm(12)
+    x = batch.x.double()
+    whole = line.attack(net, x, batch.y, noise=noise_of(batch))
+    some = replace(batch, index=batch.index[order[:5]])
+    part = line.attack(net, x[order[:5]], batch.y[order[:5]], noise=noise_of(some))
+    assert torch.allclose(part, whole[order[:5]], rtol=0, atol=TOLERANCE)
+
+
+@attacks
+def test_an_attack_with_epsilon_zero_returns_the_images(line):
+    net, batch = tiny_net().eval(), tiny_batch()
+    nothing = line.attack.model_copy(update={"threat": line.attack.threat.with_epsilon(0.0)})
+    assert torch.equal(nothing(net, batch.x, batch.y), batch.x)
+
+
+@attacks
+def test_an_attack_takes_radii_per_example(line):
+    net, batch = tiny_net().eval().double(), tiny_batch()
+    x, radii = batch.x.double(), torch.linspace(0, float(line.attack.threat.epsilon), 8, dtype=torch.float64)
+
+    def attack(radius, rows):
+        resized = line.attack.model_copy(update={"threat": line.attack.threat.with_epsilon(radius)})
+        return resized(net, x[rows], batch.y[rows], noise=noise_of(replace(batch, index=batch.index[rows])))
+
+    together = attack(radii, slice(None))
+    alone = torch.cat([attack(float(radii[i]), slice(i, i + 1)) for i in range(8)])
+    assert torch.allclose(together, alone, rtol=0, atol=TOLERANCE)
+    assert torch.equal(together[0], x[0])
+    assert (line.attack.threat.distance(together, x)[1:] > 0).all()
+
+
+@attacks
+def test_an_attack_takes_soft_labels(line):
+    net, batch = tiny_net().eval().double(), tiny_batch()
+    x, noise = batch.x.double(), lambda: noise_of(batch)
+    hard = line.attack(net, x, batch.y, noise=noise())
+    one_hots = line.attack(net, x, one_hot(batch.y, 4).double(), noise=noise())
+    assert torch.allclose(one_hots, hard, rtol=0, atol=TOLERANCE)
+    mixed = line.attack(net, x, soft(batch.y).double(), noise=noise())
+    with torch.no_grad():
+        gain = cross_entropy(net(mixed), soft(batch.y).double()) - cross_entropy(net(x), soft(batch.y).double())
+    assert gain.mean() > 0
+
+
+@attacks
+def test_an_attack_makes_the_forwards_of_its_line(line):
+    net, batch = tiny_net().eval(), tiny_batch()
+    read = counting(net)
+    run(line, net, batch)
+    assert read() == [len(batch.x)] * line.forwards
+
+
+# Methods
+
+
+def crafted(line, net, batch: Batch):
+    """As ``train_step`` crafts, with noise that depends on the rows alone."""
+    attack = getattr(line.method, "attack", None)
+
+    def search(*arguments, **options):
+        assert attack is not None
+        return attack(*arguments, **options, noise=noise_of(batch))
+
+    return line.method.craft(net, batch, search if attack else None, cross_entropy)
+
+
+def doubled(batch: Batch) -> Batch:
+    y = batch.y.double() if batch.y.is_floating_point() else batch.y
+    return replace(batch, x=batch.x.double(), y=y)
+
+
+@methods
+@pytest.mark.parametrize("labels", ["hard", "soft"])
+def test_a_method_gives_a_finite_loss_and_parts_for_each_example(line, labels):
+    net, batch = tiny_net().train(), tiny_batch()
+    batch = replace(batch, y=soft(batch.y)) if labels == "soft" else batch
+    losses = line.method.losses(net, batch, crafted(line, net, batch), cross_entropy)
+    for value in (losses.total, *losses.parts.values()):
+        assert value.shape == (8,)
+        assert value.isfinite().all()
+        assert value.dtype == torch.float32
+    assert losses.total.requires_grad
+
+
+@methods
+def test_crafting_stays_in_the_threat_model_and_leaves_the_net_as_it_was(line):
+    net, batch = tiny_net().train(), tiny_batch()
+    before = state_of(net)
+    x_adv = crafted(line, net, batch)
+    after = state_of(net)
+    if getattr(line.method, "attack_mode", None) == "train":
+        assert before.pop("value net.1.running_mean").ne(after.pop("value net.1.running_mean")).any()
+        before = {name: value for name, value in before.items() if "running" not in name and "num_" not in name}
+        after = {name: after[name] for name in before}
+    assert_same_state(before, after)
+    assert not x_adv.requires_grad
+    if hasattr(line.method, "attack"):
+        distance = line.method.attack.threat.distance(x_adv, batch.x)
+        assert (distance <= line.method.attack.threat.epsilon + 1e-6).all()
+        assert (distance > 0).all()
+
+
+@methods
+@pytest.mark.parametrize("labels", ["hard", "soft"])
+def test_the_gradient_reaches_every_trainable_parameter(line, labels):
+    net, batch = tiny_net().eval(), tiny_batch()
+    batch = replace(batch, y=soft(batch.y)) if labels == "soft" else batch
+    line.method.losses(net, batch, crafted(line, net, batch), cross_entropy).total.mean().backward()
+    for name, parameter in net.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+@methods
+def test_the_order_of_the_batch_plays_no_part(line):
+    batch, order = doubled(tiny_batch(12)), torch.randperm(12)
+    totals = []
+    for b in (batch, Batch(batch.x[order], batch.y[order], batch.index[order], batch.progress)):
+        net = tiny_net().eval().double()
+        totals.append(line.method.losses(net, b, crafted(line, net, b), cross_entropy).total)
+    assert torch.allclose(totals[0][order], totals[1], rtol=0, atol=10 * TOLERANCE)
+
+
+@methods
+def test_a_method_makes_the_forwards_of_its_line(line):
+    net, batch = tiny_net().train(), tiny_batch()
+    read = counting(net)
+    x_adv = crafted(line, net, batch)
+    assert read() == [8] * line.crafting
+    line.method.losses(net, batch, x_adv, cross_entropy)
+    assert read() == [8] * line.crafting + [8 * line.outer]
+
+
+@methods
+def test_with_epsilon_zero_a_method_sees_the_images_themselves(line):
+    if not hasattr(line.method, "attack"):
+        return
+    attack = line.method.attack.model_copy(update={"threat": line.method.attack.threat.with_epsilon(0.0)})
+    net, batch = tiny_net().eval(), tiny_batch()
+    assert torch.equal(line.method.craft(net, batch, attack, cross_entropy), batch.x)
+
+
+# Optimizers, averages
+
+
+@pytest.mark.parametrize("settings", named(OPTIMIZERS))
+def test_an_optimizer_holds_every_trainable_parameter_once_and_lowers_a_loss(settings):
+    net, batch = tiny_net(), tiny_batch()
+    net.net[0].weight.requires_grad_(False)
+    optimizer = settings.build(net)
+    held = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert len(held) == len(set(held))
+    assert set(held) == {id(p) for p in net.parameters() if p.requires_grad}
+    losses = []
+    for _ in range(20):
+        loss = cross_entropy(net(batch.x), batch.y).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]
+
+
+@pytest.mark.parametrize("settings", named(AVERAGINGS))
+def test_an_average_of_a_net_that_stands_still_is_that_net(settings):
+    net = tiny_net()
+    averager = settings.build(net)
+    for step in range(10):
+        averager.update(net, step / 10)
+    module = averager.module
+    assert module is not net
+    assert not module.training
+    for name, value in net.state_dict().items():
+        assert torch.allclose(module.state_dict()[name], value, rtol=1e-6, atol=0), name
+
+
+def test_the_tables_are_not_empty():
+    for name in ("ATTACKS", "METHODS", "CRITERIA", "PERTURBATIONS", "AVERAGINGS", "OPTIMIZERS", "SCHEDULES"):
+        assert getattr(contracts, name)
