@@ -1,4 +1,4 @@
-"""Nets and batches small enough for thousands of attacks. Everything is seeded; nothing touches the global generator."""
+"""Nets and batches small enough for thousands of attacks, all seeded; nothing touches the global generator."""
 
 import math
 from collections.abc import Callable
@@ -14,7 +14,7 @@ CLASSES, SHAPE = 4, (3, 6, 6)
 
 
 def tiny_net(seed: int = 0, classes: int = CLASSES, shape: tuple[int, int, int] = SHAPE) -> Classifier:
-    """Two convolutions with BatchNorm and a linear layer, with running statistics as after some training."""
+    """Two convolutions with BatchNorm and a linear layer, sure of itself, with running statistics as after training."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         channels = shape[0]
@@ -33,6 +33,7 @@ def tiny_net(seed: int = 0, classes: int = CLASSES, shape: tuple[int, int, int] 
             std=[0.25] * channels,
         )  # fmt: skip
         with torch.no_grad():
+            layers[-1].weight.mul_(5)
             for _ in range(5):
                 net(torch.rand(16, *shape))
     return net

@@ -55,6 +55,8 @@ class Bars:
         if name not in self._tasks:
             self._tasks[name] = self._progress.add_task(name, total=total, rate="", note=note)
         task = self._progress.tasks[self._progress.task_ids.index(self._tasks[name])]
+        if done < task.completed:  # a new epoch
+            self._progress.reset(task.id, total=total)
         rate = f"{task.speed:.0f} {unit}/s" if task.speed and unit else ""
         self._progress.update(self._tasks[name], completed=done, total=total, note=note, rate=rate)
 

@@ -32,6 +32,8 @@ from .validation import Validator, accuracies
 
 _SYNC_EVERY = 16
 """Steps between agreements of several processes on whether to stop."""
+_SHOW_SECONDS = 1.0
+"""Between two looks at the loss for the progress bar; one look is one host synchronisation."""
 _SWA_BATCHES = 32
 """Crafted batches from which SWA's BatchNorm statistics are estimated."""
 
@@ -70,7 +72,7 @@ class Session:
         self._guard = FiniteGuard()
         self._deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
         self._signal: int | None = None
-        self._clock = time.monotonic()
+        self._clock = self._show_next = time.monotonic()
 
     @classmethod
     def build(
@@ -140,6 +142,7 @@ class Session:
         self.ledger.tally(logged, images * self.fabric.world_size)
         if state.step % self.recipe.guards.check_every == 0:
             self._guard.check()
+        if time.monotonic() > self._show_next:
             self._show()
         if self._leaving():
             self._guard.check()
@@ -236,10 +239,11 @@ class Session:
         self._clock = time.monotonic()
 
     def _show(self) -> None:
+        self._show_next = time.monotonic() + _SHOW_SECONDS
         state, size = self.progress, self.recipe.batch_size
         note = f"loss {self.ledger.mean_loss():.3f}  {accuracies_text(state.last)}"
         here, whole = state.step_in_epoch, self.loader.steps_per_epoch
-        self.bars.show(f"epoch {state.epoch + 1}", here * size, whole * size, unit="images")
+        self.bars.show("epoch", here * size, whole * size, note=f"epoch {state.epoch + 1}", unit="images")
         self.bars.show("run", state.step, self.total_steps, note=note, unit="steps")
 
     def _evaluated_module(self) -> nn.Module:

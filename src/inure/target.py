@@ -61,7 +61,8 @@ def evaluate_target(
     workers = Workers(fabric.global_rank, fabric.world_size, fabric.barrier)
     result = evaluate(
         classifier, images, suite=suite, threat=geometry, seed=seed, batch_size=batch_size, mode=mix,
-        device=fabric.device, out=folder, resume=resume, workers=workers, quiet=quiet,
+        device=fabric.device, out=folder, resume=resume, workers=workers,
+        flags=_flags(run, images), quiet=quiet,
     )  # fmt: skip
     if not quiet and fabric.is_global_zero:
         show(result.summary, title=f"{target} under {result.summary['threat']}")
@@ -100,6 +101,14 @@ def parse_mode(text: str | None) -> Any:
         except UserError as error:
             raise error.at("--mode") from None
     return weights
+
+
+def _flags(run: Run | None, images: ImageSet) -> list[dict[str, str]]:
+    """Images that the net was trained on prove nothing."""
+    if run is None or run.info()["data"]["hash"] != images.hash:
+        return []
+    detail = f"{images.name} is what the net was trained on; give other images with --data or data.test"
+    return [{"name": "training_images", "severity": "severe", "detail": detail}]
 
 
 def _threat(run: Run | None, text: str | None) -> Geometry:

@@ -20,7 +20,7 @@ from .data import to_batch
 from .errors import NonFinite, UserError
 from .noise import mix_integers
 from .perturbation import Perturbation
-from .recipe import Recipe, Regime
+from .recipe import Recipe, Regime, load_recipe
 from .run import Run, command_line, default_out
 from .session import Session, local_module
 from .types import Batch, Crafting, Losses
@@ -94,10 +94,10 @@ def train_step(
 
 
 def train(
-    recipe: Recipe,
+    recipe: Recipe | str,
     out: str | Path | None = None,
     *,
-    name: str = "recipe",
+    name: str | None = None,
     resume: bool = False,
     max_minutes: float | None = None,
     quiet: bool = False,
@@ -105,9 +105,10 @@ def train(
     """Train a classifier as ``recipe`` says and write a run directory.
 
     Args:
-        recipe: Every setting of the run; ``load_recipe("digits/pgd_at", ["epochs=5"])`` makes one.
+        recipe: Every setting of the run, or the name of a shipped recipe or a YAML file;
+            ``load_recipe("digits/pgd_at", ["epochs=5"])`` makes one.
         out: The run directory, absent or empty; by default a new one under ``runs/``.
-        name: For the default folder and the log.
+        name: For the default folder; the recipe's name if one was given.
         resume: Continue the run in ``out`` exactly: the final weights are those of an uninterrupted run.
         max_minutes: Save a checkpoint and leave after so long.
         quiet: No progress on stderr.
@@ -120,9 +121,11 @@ def train(
         Stop: After a signal, once the state is saved.
         NonFinite: If a loss or gradient was not finite and the guards say stop.
     """
+    if isinstance(recipe, str):
+        name, recipe = name or recipe, load_recipe(recipe)
     if resume and out is None:
         raise UserError("--resume", "no --out", "the folder of the run to continue", "--out RUN --resume")
-    folder = Path(out) if out is not None else default_out(name, recipe.seed)
+    folder = Path(out) if out is not None else default_out(name or "recipe", recipe.seed)
     if not engine.is_child():
         run = Run.create(folder, recipe, resume=resume, command=command_line())
         if resume and run.info().get("status") == "finished":

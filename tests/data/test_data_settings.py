@@ -50,19 +50,19 @@ def test_a_validation_spec_never_falls_back_on_test(tmp_path, write):
         Data(source=str(tmp_path), validation=str(tmp_path)).load_training(None)
 
 
-def test_training_images_are_never_the_test_set(write):
+def test_a_lone_file_is_tested_on_whole_and_tells_so_by_its_hash(write):
     lone = Data(source=write("all", [0, 1] * 10))
-    assert len(lone.load_training(None)[0]) == 18
-    with pytest.raises(UserError, match="data.test: got none, and .* has no test split"):
-        lone.load_test(None)
+    training, _ = lone.load_training(None)
+    assert len(training) == 18
+    assert len(lone.load_test(None)) == 20
+    assert lone.load_test(None).hash == training.hash
 
 
 def test_an_explicit_split_leaves_the_others_for_the_test(tmp_path, write):
     write("a-train", [0, 1] * 5)
     write("a-test", [0, 1] * 2)
     assert len(Data(source=f"{tmp_path}#train").load_test(None)) == 4
-    with pytest.raises(UserError, match="data.test"):
-        Data(source=f"{tmp_path}#test").load_test(None)
+    assert len(Data(source=f"{tmp_path}#test").load_test(None)) == 4
 
 
 @pytest.mark.parametrize(

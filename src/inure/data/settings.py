@@ -74,15 +74,11 @@ class Data(Settings):
         return every, validation
 
     def load_test(self, img_size: int | None) -> ImageSet:
-        """The test images.
+        """The test images: ``test``, else the test, else the validation split of ``source``, else all of it.
 
-        Raises:
-            UserError: If ``source`` has none and ``test`` names none; training images are never tested on.
+        The last are the training images: ``inure evaluate`` flags what it finds on them as unverified.
         """
-        spec = self._test_spec()
-        if spec is None:
-            given = f"none, and {self.source} has no test split"
-            raise UserError("data.test", given, "a SPEC of test images", "data.test=SPEC")
+        spec = self._test_spec() or self.source
         images = load(spec, "test", img_size=img_size, skip_bad=self.skip_bad, setting="data.test")
         try:
             labels, names = load_labels(self.source, "train")

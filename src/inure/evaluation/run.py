@@ -5,6 +5,7 @@ Robust accuracy is only ever the pointwise worst case, over all examples.
 
 import copy
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from .. import config, files
 from ..console import Bars
 from ..data import ImageSet
 from ..errors import UserError, unknown_name
-from ..threat import Geometry, describe_threat
+from ..threat import Geometry, describe_threat, parse_threat
 from .cascade import Cascade
 from .examples import Examples
 from .journal import Journal
@@ -56,7 +57,7 @@ def evaluate(
     labels: Tensor | None = None,
     *,
     suite: str = "quick",
-    threat: Geometry,
+    threat: Geometry | str,
     seed: int = 0,
     batch_size: int = 128,
     mode: Any = None,
@@ -65,6 +66,7 @@ def evaluate(
     resume: bool = False,
     index: Tensor | None = None,
     workers: Workers | None = None,
+    flags: Sequence[dict[str, str]] = (),
     quiet: bool = True,
 ) -> Evaluation:
     """Measure clean and robust accuracy.
@@ -80,7 +82,7 @@ def evaluate(
         images: (N, C, H, W) float in [0, 1], or an ``ImageSet``.
         labels: (N,) classes, beside a tensor of images.
         suite: A name of ``inure list suites``.
-        threat: What the adversary may do.
+        threat: What the adversary may do: ``Linf(epsilon=8 / 255)`` or ``"linf:8/255"``.
         seed: Of the random starts.
         batch_size: Examples attacked at once; halved by itself when memory runs out.
         mode: A mix for nets with domains: a name or weights.
@@ -89,6 +91,7 @@ def evaluate(
         resume: Continue what a killed evaluation left in ``out``.
         index: (N,) names of the examples; positions by default.
         workers: Which of several processes this is.
+        flags: What the caller knows to be wrong, {name, severity, detail}; joins those found here.
         quiet: No progress bars.
 
     Raises:
@@ -99,6 +102,8 @@ def evaluate(
         raise unknown_name("--suite", suite, SUITES)
     if batch_size < 1:
         raise UserError("--batch-size", batch_size, "a whole number >= 1")
+    if isinstance(threat, str):
+        threat = parse_threat(threat, "threat")
     workers = workers or Workers()
     examples = Examples.of(images, labels, index)
     if not len(examples):
@@ -137,7 +142,7 @@ def evaluate(
         "protocol": protocol,
     }
     result = Evaluation(
-        standing(table, examples.index), summarize(records, table, order, fixed), table, pictures.columns()
+        standing(table, examples.index), summarize(records, table, order, fixed, flags), table, pictures.columns()
     )
     if out is not None and workers.rank == 0:
         _write(out, result)

@@ -1,5 +1,6 @@
 """From a journal to the two files of an evaluation: one row per example and attack, and the numbers above them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -46,9 +47,17 @@ def standing(table: pa.Table, index: Tensor) -> Tensor:
 
 
 def summarize(
-    records: list[dict[str, Any]], table: pa.Table, order: list[str], fixed: dict[str, Any]
+    records: list[dict[str, Any]],
+    table: pa.Table,
+    order: list[str],
+    fixed: dict[str, Any],
+    flags: Sequence[dict[str, str]] = (),
 ) -> dict[str, Any]:
-    """The dictionary of ``summary.json``: ``fixed`` (threat, suite, protocol, ...) and the counts."""
+    """The dictionary of ``summary.json``: ``fixed`` (threat, suite, protocol, ...), the counts, the flags.
+
+    ``verified``: every perturbation was checked in float64 when it was judged, and no severe flag was raised.
+    """
+    found = [*flags, *_flags(table)]
     total = sum(attack == "clean" for attack in table["attack"].to_pylist())
     left = {row["index"] for row in table.to_pylist() if row["attack"] == "clean" and row["robust"]}
     clean_right = len(left)
@@ -68,10 +77,9 @@ def summarize(
             "robust": None if robust is None else list(wilson(robust, total)),
         },
         "attacks": attacks,
-        "flags": _flags(table),
+        "flags": found,
         "seconds": sum(r["seconds"] for r in records),
-        # every perturbation was checked in float64 when it was judged, or judge() would have raised
-        "verified": not any(flag["severity"] == "severe" for flag in _flags(table)),
+        "verified": not any(flag["severity"] == "severe" for flag in found),
         "calibration": _calibration(records),
         **fixed,
     }
