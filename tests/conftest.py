@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 from tiny import tiny_batch, tiny_net
 from torch import nn
 
@@ -29,3 +30,9 @@ def net() -> nn.Module:
 def batch() -> Batch:
     """Eight random images of ``net``'s shape, some pixels at 0 and at 1, with hard labels."""
     return tiny_batch()
+
+
+@pytest.fixture(scope="session")
+def fabric() -> Fabric:
+    """One CPU process, float32."""
+    return Fabric(accelerator="cpu", devices=1)

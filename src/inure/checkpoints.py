@@ -28,9 +28,11 @@ class Checkpoints:
         buffer = io.BytesIO()
         torch.save(state, buffer)
         content = buffer.getvalue()
-        name = f"step-{step:09d}.pt"
+        digest = hashlib.sha256(content).hexdigest()
+        # A step may be saved twice (in the epoch and at its end): what the index names is never overwritten
+        name = f"step-{step:09d}-{digest[:8]}.pt"
         files.write_bytes(self.folder / name, content)
-        entry = {"file": name, "step": step, "sha256": hashlib.sha256(content).hexdigest()}
+        entry = {"file": name, "step": step, "sha256": digest}
         entries = [entry, *(e for e in self._entries() if e["file"] != name)][:_KEEP]
         files.write_json(self._index, entries)
         kept = {e["file"] for e in entries}
@@ -49,9 +51,10 @@ class Checkpoints:
             state, reason = self._read(entry, recipe_hash)
             if state is not None:
                 return state, refused
-            refused.append(f"{self.folder / entry['file']}: {reason}; refused, using the previous one")
+            refused.append(f"checkpoint {entry['file']} refused: {reason}")
         if entries:
-            raise UserError(str(self.folder), "; ".join(refused), "one good checkpoint", "another --out, from step 0")
+            given = f"{len(refused)} and none is good: {refused[0]}"
+            raise UserError(str(self.folder), given, "one good checkpoint", "another --out, from step 0")
         return None, refused
 
     def newest(self) -> str:
@@ -74,8 +77,9 @@ class Checkpoints:
 
     def _entries(self) -> list[dict[str, Any]]:
         try:
-            return json.loads(self._index.read_text()) if self._index.exists() else []
-        except json.JSONDecodeError:
+            entries = json.loads(self._index.read_bytes()) if self._index.exists() else []
+            return [{name: entry[name] for name in ("file", "step", "sha256")} for entry in entries]
+        except (ValueError, TypeError, KeyError):
             raise UserError(str(self._index), "damaged JSON", "the file that training wrote", "another --out") from None
 
 

@@ -33,6 +33,18 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise disk_mistake(path, error) from error
 
 
+def make_folder(path: Path) -> None:
+    """A folder and its parents, unless they are there.
+
+    Raises:
+        UserError: If that is not possible.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_mistake(path, error) from error
+
+
 def disk_mistake(path: Path, error: OSError) -> UserError:
     """An error of the file system in one line."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

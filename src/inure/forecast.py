@@ -25,6 +25,8 @@ def passes(recipe: Recipe) -> dict[str, float]:
     width = 2.0 if method.kind in ("trades", "mart") else 1.0
     updates = 2.0 if recipe.perturbation is not None else 1.0
     extra = 1.0 if method.kind == "trades" else 0.0
+    if restarts > 1 or getattr(attack, "keep", "last") == "worst":
+        extra += restarts  # every run's last point is looked at too
     return {
         "forwards": steps * restarts + extra + width * updates,
         "input_backwards": float(steps * restarts),
@@ -48,6 +50,7 @@ def forecast(recipe: Recipe) -> None:
         rows = torch.arange(min(measured, len(training)))
         pixels, labels = training.batch(rows).to(fabric.device), training.labels[rows].to(fabric.device)
         x, y = to_batch(pixels, labels, recipe.augment, training.num_classes)
+        seconds = 0.0
         for _ in range(2):  # the first one warms up
             begin = time.perf_counter()
             logged = train_step(

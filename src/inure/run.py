@@ -52,15 +52,22 @@ class Run:
         tree = config.dump(recipe)
         if out.exists() and not out.is_dir():
             raise UserError("--out", str(out), "a folder", f"another name than the file {out.name}")
-        if out.is_dir() and any(p for p in out.iterdir() if not p.name.endswith(".tmp")):
+        if out.is_dir() and any(p for p in out.iterdir() if not p.name.endswith(".tmp")) and not run._never_began():
             run._check_reusable(tree, resume=resume)
-        run.checkpoints.mkdir(parents=True, exist_ok=True)
+        else:
+            files.write_text(out / "recipe.yaml", config.to_yaml(tree))
+            files.write_json(out / "environment.json", environment(command))
+        files.make_folder(run.checkpoints)
         files.clear_leftovers(out)
         files.clear_leftovers(run.checkpoints)
-        if not (out / "recipe.yaml").exists():
-            files.write_text(out / "recipe.yaml", config.to_yaml(tree))
-        files.write_json(out / "environment.json", environment(command))
+        if not (out / "environment.json").exists():
+            files.write_json(out / "environment.json", environment(command))
         return run
+
+    def _never_began(self) -> bool:
+        """Whether a command got no further than the settings: a mistake in them must not cost the name."""
+        ours = (self.path / "recipe.yaml").exists() and (self.path / "environment.json").exists()
+        return ours and not (self.path / "run.json").exists() and not any(self.path.glob("checkpoints/*"))
 
     def _check_reusable(self, tree: dict[str, Any], *, resume: bool) -> None:
         path = self.path / "recipe.yaml"

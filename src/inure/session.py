@@ -12,10 +12,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim.swa_utils import update_bn
 
 from . import engine, files
-from .averaging import SWA, Averager
+from .averaging import SWA, Averager, estimate_statistics
 from .checkpoints import Checkpoints, write_weights
 from .config import dump
 from .console import Bars
@@ -108,14 +107,14 @@ class Session:
         return session
 
     def __enter__(self) -> Self:
+        if self.fabric.is_global_zero:
+            self.ledger.trackers = open_trackers(self.recipe.trackers, self.run.path, dump(self.recipe))
         self._handlers: dict[int, Any] = {}
         for number in (signal.SIGTERM, signal.SIGINT):
             try:
                 self._handlers[number] = signal.signal(number, self._note_signal)
             except ValueError:  # not the main thread: the caller handles signals
                 break
-        if self.fabric.is_global_zero:
-            self.ledger.trackers = open_trackers(self.recipe.trackers, self.run.path, dump(self.recipe))
         self.bars.__enter__()
         return self
 
@@ -208,8 +207,9 @@ class Session:
         """
         guards, done = self.recipe.guards, self.progress.rollbacks
         last = self.checkpoints.newest()
-        self._warn("nonfinite", f"{error}; last good checkpoint: {last}")
+        detail = f"{error}; last good checkpoint: {last}"
         if guards.nonfinite == "stop" or done >= guards.max_rollbacks or last == "none":
+            self._warn("nonfinite", detail)
             if self.fabric.is_global_zero:
                 self.run.write_info(status="stopped")
             error.checkpoint = last
@@ -217,6 +217,8 @@ class Session:
         factor = self.progress.lr_factor * guards.rollback_factor
         self._restore()
         self.progress.rollbacks, self.progress.lr_factor = done + 1, factor
+        # Logged at the step of the checkpoint, or the next resume would forget them with the steps that it repeats
+        self._warn("nonfinite", detail)
         self._warn("rollback", f"back to step {self.progress.step}, lr times {factor:g}")
 
     @property
@@ -252,23 +254,16 @@ class Session:
             return self._local
         averaged = self.averager.module
         if isinstance(self.recipe.averaging, SWA) and any(isinstance(m, _BatchNorm) for m in averaged.modules()):
-            self._estimate_statistics(averaged)
+            torch.manual_seed(self.progress.step)
+            estimate_statistics(averaged, self._statistics_batches(), self.recipe.method, self.recipe.balance)
+        engine.average_buffers(self.fabric, averaged)
         return averaged
 
-    def _estimate_statistics(self, averaged: nn.Module) -> None:
-        """BatchNorm statistics of averaged weights, from batches crafted against them."""
-        torch.manual_seed(self.progress.step)
-        update_bn(self._crafted(averaged), averaged)
-        engine.average_buffers(self.fabric, averaged)
-        averaged.eval()
-
-    def _crafted(self, net: nn.Module) -> Iterator[Tensor]:
-        method: Any = self.recipe.method
+    def _statistics_batches(self) -> Iterator[Batch]:
         batches = self.loader.epoch(self.progress.epoch)
         for _, (pixels, labels, rows) in zip(range(_SWA_BATCHES), batches, strict=False):
             x, y = to_batch(pixels, labels, None, self.num_classes)
-            batch = Batch(x, y, rows, 1.0)
-            yield method.craft(net, batch, getattr(method, "attack", None), self.recipe.balance.attack)
+            yield Batch(x, y, rows, 1.0)
 
     def _validate(self, module: nn.Module) -> dict[str, float]:
         counts = self.validator.counts(module)

@@ -1,5 +1,6 @@
 """Grids of recipes and seeds: resumable, what is done is skipped, one table and one figure at the end."""
 
+import hashlib
 import itertools
 import json
 import math
@@ -13,7 +14,8 @@ from pydantic import Field, model_validator
 from . import config, files
 from .config import Settings, Whole
 from .console import percent, stderr, table
-from .errors import NonFinite, UserError
+from .errors import NonFinite, Stop, UserError, unknown_name
+from .evaluation.suites import SUITES
 from .recipe import Recipe, find_shipped, load_recipe
 from .run import Run
 
@@ -24,7 +26,7 @@ class Study(Settings):
     """Every combination of ``base`` x ``grid`` x ``seeds``, trained and evaluated."""
 
     about: str = ""
-    base: str | list[str]
+    base: str | Annotated[list[str], Field(min_length=1)]
     """A recipe, or several to compare."""
     set: list[str] = []
     """Overrides for all runs."""
@@ -35,9 +37,11 @@ class Study(Settings):
     """None: the recipes' own evaluation.suite."""
 
     @model_validator(mode="after")
-    def _seeds_differ(self) -> "Study":
+    def _refuse_impossible(self) -> "Study":
         if len({*self.seeds}) != len(self.seeds):
             raise UserError("seeds", self.seeds, "seeds that differ")
+        if self.suite is not None and self.suite not in SUITES:
+            raise unknown_name("suite", self.suite, SUITES)
         return self
 
     def cells(self) -> Iterator[tuple[str, str, list[str]]]:
@@ -90,6 +94,8 @@ def run_study(study: Study, out: Path, *, quiet: bool = False) -> Path:
             folder = out / _slug(name) / f"seed{seed}"
             try:
                 summary = _one(recipes[name, seed], folder, study.suite, name, quiet)
+            except Stop as stop:
+                raise Stop(out, stop.signal) from None
             except NonFinite as error:
                 found["failures"].append(f"seed {seed}: not finite at {error}")
                 continue
@@ -126,7 +132,7 @@ def _claim(out: Path, study: Study) -> None:
     if path.exists():
         if changed := config.differences(config.read_yaml(path), tree):
             raise UserError("--out", f"{out} (differs in {', '.join(changed)})", "this study's folder or a new one")
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif out.exists() and (not out.is_dir() or any(p for p in out.iterdir() if not p.name.endswith(".tmp"))):
         raise UserError("--out", str(out), "an absent or empty folder, or this study's own")
     files.write_text(path, config.to_yaml(tree))
 
@@ -189,4 +195,6 @@ def _figure(cells: list[Cell]) -> bytes:
 
 
 def _slug(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "=.-" else "_" for c in name).strip("_")[:120]
+    slug = "".join(c if c.isalnum() or c in "=.-" else "_" for c in name).strip("_")
+    # Long names may differ only in what is cut off
+    return slug if len(slug) <= 120 else f"{slug[:110]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

@@ -1,5 +1,6 @@
 """evaluate_target(): what ``inure evaluate`` does: find net, data and threat, evaluate, write, show the table."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from .evaluation import Workers, evaluate, wilson
 from .load import load
 from .models import Classifier
 from .run import Run
-from .threat import Geometry, parse_threat
+from .threat import Geometry, describe_threat, parse_threat
 
 
 def evaluate_target(
@@ -63,10 +64,24 @@ def evaluate_target(
         classifier, images, suite=suite, threat=geometry, seed=seed, batch_size=batch_size, mode=mix,
         device=fabric.device, out=folder, resume=resume, workers=workers,
         flags=_flags(run, images), quiet=quiet,
+        command=repeat_command(target, suite, geometry, mode, seed, data, examples, weights, out),
     )  # fmt: skip
     if not quiet and fabric.is_global_zero:
         show(result.summary, title=f"{target} under {result.summary['threat']}")
     return folder, result.summary
+
+
+def repeat_command(
+    target: str, suite: str, threat: Geometry, mode: str | None, seed: int, data: str | None, examples: int | None,
+    weights: Path | None, out: Path | None,
+) -> str:  # fmt: skip
+    """The command line that repeats an evaluation."""
+    options = {
+        "suite": suite, "threat": describe_threat(threat), "mode": mode, "seed": seed, "data": data,
+        "examples": examples, "weights": weights, "out": out,
+    }  # fmt: skip
+    words = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
+    return shlex.join(["inure", "evaluate", target, *words])
 
 
 def show(summary: dict[str, Any], title: str) -> None:

@@ -171,9 +171,10 @@ def parse_threat(text: str, setting: str = "--threat") -> Geometry:
 
 
 def describe_threat(threat: Geometry) -> str:
-    """``linf:8/255``: what ``parse_threat`` reads, with a fraction of 255 where that is what it is."""
+    """``linf:8/255``: what ``parse_threat`` reads, as a fraction of 255 where that is shorter."""
     epsilon: Any = threat.epsilon
-    if threat.kind == "linf" and abs(epsilon * 255 - round(epsilon * 255)) < 1e-9 and 0 < epsilon < 1:
+    whole = abs(epsilon * 255 - round(epsilon * 255)) < 1e-9 and 0 < epsilon < 1
+    if threat.kind == "linf" and whole and len(f"{epsilon:.12g}") > 6:
         return f"linf:{round(epsilon * 255)}/255"
     return f"{threat.kind}:{epsilon:.12g}"
 

@@ -127,9 +127,9 @@ def train(
         raise UserError("--resume", "no --out", "the folder of the run to continue", "--out RUN --resume")
     folder = Path(out) if out is not None else default_out(name or "recipe", recipe.seed)
     if not engine.is_child():
-        run = Run.create(folder, recipe, resume=resume, command=command_line())
-        if resume and run.info().get("status") == "finished":
-            return folder
+        Run.create(folder, recipe, resume=resume, command=command_line())
+    if resume and Run(folder).info().get("status") == "finished":
+        return folder
     fabric = engine.start(recipe.engine)
     run = Run(Path(fabric.broadcast(str(folder))))
     with torch.random.fork_rng(devices=_cuda_devices(fabric)):

@@ -68,8 +68,8 @@ def test_the_weight_is_not_detached(net, batch):
     kl, right = (p * (p / q).log()).sum(1), p.gather(1, batch.y[:, None]).squeeze(1)
     (whole,) = torch.autograd.grad((kl * (1 - right)).sum(), net.net[-1].bias, retain_graph=True)
     (cut,) = torch.autograd.grad((kl * (1 - right.detach())).sum(), net.net[-1].bias)
-    assert torch.allclose(found, whole, atol=1e-5)
-    assert not torch.allclose(found, cut, atol=1e-3)
+    assert torch.allclose(found, whole, rtol=0, atol=1e-6)
+    assert not torch.allclose(found, cut, rtol=0, atol=1e-4)
 
 
 def test_the_attack_is_plain_pgd_on_the_attack_criterion_in_eval_mode(batch):

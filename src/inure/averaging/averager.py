@@ -35,7 +35,7 @@ class Averager:
         self._averaged.update_parameters(model)
         self.updates += started
 
-    def _combine(self, averaged: list[torch.Tensor], current: list[torch.Tensor], _: Any) -> None:
+    def _combine(self, averaged: Any, current: Any, _: Any) -> None:
         if self.updates == 0 or not averaged[0].is_floating_point():
             torch._foreach_copy_(averaged, current)
         else:

@@ -58,12 +58,15 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(arguments: list[str] | None) -> int:
     try:
-        result = app(arguments, standalone_mode=False)
+        result = app(arguments, prog_name="inure", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except UserError as mistake:
         return _complain(mistake)
     except _USAGE as error:
-        return _complain(_usage_mistake(error))
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error)
+            return 2
+        return _complain(_usage_mistake(error, sys.argv[1:] if arguments is None else arguments))
     except typer.Exit as error:
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
@@ -74,24 +77,38 @@ def _run(arguments: list[str] | None) -> int:
 
 def _fault(error: Exception) -> int:
     if isinstance(error, Stop):
+        if _is_child():  # the launcher takes any other code for a failure and kills the processes that still save
+            return 0
         print(error.run)
         if error.signal is not None:
-            print(f"inure: stopped by a signal; continue with --out {error.run} --resume", file=sys.stderr)
+            remedy = f"--out {error.run}" + (" --resume" if (error.run / "recipe.yaml").exists() else "")
+            _say(f"stopped by a signal; continue with {remedy}")
             return 128 + error.signal
         return 0
     if isinstance(error, NonFinite):
         line = f"a loss or gradient was not finite at {error}; last good checkpoint: {error.checkpoint}"
-        print(f"inure: {line}; try a lower lr or guards.nonfinite=rollback", file=sys.stderr)
+        _say(f"{line}; try a lower lr or guards.nonfinite=rollback")
         return 1
     raise error
 
 
 def _complain(mistake: UserError) -> int:
-    print(f"inure: {mistake}", file=sys.stderr)
+    _say(str(mistake))
     return 2
 
 
-def _usage_mistake(error: Any) -> UserError:
+def _say(line: str) -> None:
+    if not _is_child():  # of several processes that fail alike, one speaks
+        print(f"inure: {line}", file=sys.stderr)
+
+
+def _is_child() -> bool:
+    from ..engine import is_child
+
+    return is_child()
+
+
+def _usage_mistake(error: Any, arguments: list[str]) -> UserError:
     """Click's complaint in our words."""
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "inure"
@@ -102,11 +119,24 @@ def _usage_mistake(error: Any) -> UserError:
         return unknown_name(error.option_name, "an unknown option", options).at(error.option_name)
     if kind == "MissingParameter" and error.param is not None:
         return UserError(error.param.metavar or error.param.name.upper(), "nothing", "a value", remedy)
+    if kind == "BadOptionUsage" and "requires an argument" in error.message:
+        return UserError(error.option_name, "nothing", "a value", remedy)
     if kind == "BadParameter" and error.param is not None:
         name = next((o for o in error.param.opts if o.startswith("--")), error.param.name)
-        return UserError(name, error.message.rstrip("."), "a value of that type", remedy)
+        allowed = error.message.removeprefix("Input should be ").partition(",")[0].rstrip(".")
+        return UserError(name, _given(name, arguments), allowed, remedy)
     commands = list(getattr(getattr(context, "command", None), "commands", {}))
     words = error.message.split("'")
     if "No such command" in error.message and len(words) > 1:
         return unknown_name("COMMAND", words[1], commands)
-    return UserError(path, error.message.rstrip("."), "what --help shows", remedy)
+    return UserError(path, error.message.removeprefix("Got ").rstrip("."), "what --help shows", remedy)
+
+
+def _given(option: str, arguments: list[str]) -> str:
+    """The text that followed ``option``."""
+    for position, argument in enumerate(arguments, start=1):
+        if argument.startswith(f"{option}="):
+            return argument.partition("=")[2]
+        if argument == option:
+            return " ".join(arguments[position : position + 1])
+    return "a value of another type"

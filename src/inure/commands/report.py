@@ -14,8 +14,5 @@ def report(
 ) -> None:
     """Write one self-contained report.html: settings, curves, accuracies, pictures. Its path is the last line."""
     from ..reports import write_report
-    from ..run import Run
 
-    for run in runs:
-        Run.open(run)
     print(write_report(runs, out))

@@ -36,9 +36,9 @@ def train(
     if max_minutes is not None and max_minutes <= 0:
         raise UserError("--max-minutes", max_minutes, "a number of minutes > 0")
     seeds, rest = _seeds(overrides or [])
-    if seeds is not None:
-        if dry_run:
-            load_recipe(recipe, rest)
+    if seeds is not None and max_minutes is not None:
+        raise UserError("--max-minutes", max_minutes, "no limit where several seeds are trained", "a seed at a time")
+    if seeds is not None and not dry_run:
         _train_seeds(recipe, rest, seeds, out, quiet)
         return
     loaded = load_recipe(recipe, rest)

@@ -11,19 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet
 import torch
 from torch import Tensor, nn
 
-from .. import config, files
+from .. import config
 from ..console import Bars
 from ..data import ImageSet
 from ..errors import UserError, unknown_name
+from ..models.modes import attack_mode
 from ..threat import Geometry, describe_threat, parse_threat
 from .cascade import Cascade
 from .examples import Examples
 from .journal import Journal
 from .pictures import Pictures
+from .results import read_results, write_results
 from .suites import SUITES, Member
 from .summary import outcomes, standing, summarize
 from .verdicts import Metered
@@ -67,6 +68,7 @@ def evaluate(
     index: Tensor | None = None,
     workers: Workers | None = None,
     flags: Sequence[dict[str, str]] = (),
+    command: str | None = None,
     quiet: bool = True,
 ) -> Evaluation:
     """Measure clean and robust accuracy.
@@ -92,6 +94,7 @@ def evaluate(
         index: (N,) names of the examples; positions by default.
         workers: Which of several processes this is.
         flags: What the caller knows to be wrong, {name, severity, detail}; joins those found here.
+        command: Kept in the summary: what to type to repeat this.
         quiet: No progress bars.
 
     Raises:
@@ -140,6 +143,7 @@ def evaluate(
         "mode": mode,
         "seed": seed,
         "protocol": protocol,
+        **({"command": command} if command else {}),
     }
     result = Evaluation(
         standing(table, examples.index), summarize(records, table, order, fixed, flags), table, pictures.columns()
