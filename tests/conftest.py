@@ -3,10 +3,10 @@
 import pytest
 import torch
 from lightning_fabric import Fabric
-from tiny import tiny_batch, tiny_net
 from torch import nn
 
 from inure.types import Batch
+from tiny import tiny_batch, tiny_net
 
 
 @pytest.fixture(autouse=True)

@@ -4,10 +4,10 @@ import io
 
 import pytest
 import torch
-from tiny import tiny_batch, tiny_net
 from torch import nn
 
 from inure.averaging import EMA, SWA
+from tiny import tiny_batch, tiny_net
 
 START = 0.5
 

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tiny import assert_same_state, state_of, tiny_net
 from torch import nn
 
 from inure.losses import cross_entropy
 from inure.perturbation import AWP
+from tiny import assert_same_state, state_of, tiny_net
 
 
 def backward_of(net, batch):

@@ -1,15 +1,14 @@
 """The checks that every line of contracts.py passes."""
 
+import warnings
 from dataclasses import replace
 
-import contracts
 import pytest
 import torch
 import yaml
-from contracts import ATTACKS, AVERAGINGS, CRITERIA, METHODS, OPTIMIZERS, PERTURBATIONS, SCHEDULES
-from tiny import assert_same_state, counting, noise_of, soft, state_of, tiny_batch, tiny_net
 from torch.nn.functional import one_hot
 
+import contracts
 import inure.attacks
 import inure.averaging
 import inure.balance
@@ -17,9 +16,11 @@ import inure.methods
 import inure.optimizers
 import inure.perturbation
 import inure.schedules
+from contracts import ATTACKS, AVERAGINGS, CRITERIA, METHODS, OPTIMIZERS, PERTURBATIONS, SCHEDULES
 from inure import config
 from inure.losses import cross_entropy, margin
 from inure.types import Batch
+from tiny import assert_same_state, counting, noise_of, soft, state_of, tiny_batch, tiny_net
 
 TOLERANCE = 1e-6
 """What float64 attacks may differ by: L2 and L1 move points that are outside by a rounding error a relative 1e-6."""
@@ -312,3 +313,14 @@ def test_an_average_of_a_net_that_stands_still_is_that_net(settings):
 def test_the_tables_are_not_empty():
     for name in ("ATTACKS", "METHODS", "CRITERIA", "PERTURBATIONS", "AVERAGINGS", "OPTIMIZERS", "SCHEDULES"):
         assert getattr(contracts, name)
+
+
+# The house rule on warnings
+
+
+def test_warnings_raised_from_inure_are_errors_and_those_of_others_are_not():
+    with pytest.raises(UserWarning, match="ours"):
+        warnings.warn_explicit("ours", UserWarning, "threat.py", 1, module="inure.threat")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.warn_explicit("theirs", UserWarning, "other.py", 1, module="other.inure")
+    assert [str(w.message) for w in caught] == ["theirs"]

@@ -4,9 +4,8 @@ import itertools
 
 import pytest
 import torch
-from contracts import METHODS
-from tiny import assert_same_state, counting, soft, state_of, tiny_batch, tiny_net
 
+from contracts import METHODS
 from inure.attacks import PGD
 from inure.averaging import EMA, SWA
 from inure.balance import Balance, CrossEntropy
@@ -19,6 +18,7 @@ from inure.schedules import Piecewise, Ramp
 from inure.threat import Linf
 from inure.train import train_step
 from inure.types import Batch
+from tiny import assert_same_state, counting, soft, state_of, tiny_batch, tiny_net
 
 ATTACK = PGD(threat=Linf(epsilon=0.05), steps=2, start="gaussian")
 KINDS = [Standard(), PGDAT(attack=ATTACK), TRADES(attack=ATTACK), MART(attack=ATTACK)]

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import log_softmax, rel_entr, softmax
-from tiny import soft
 from torch import Tensor
 from torch.nn.functional import one_hot
 
 from inure.balance import CrossEntropy
 from inure.losses import boosted_cross_entropy, cross_entropy, hard, kl, margin, probability_of
+from tiny import soft
 
 LOGITS = 3 * torch.randn(16, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 Y = torch.randint(4, (16,), generator=torch.Generator().manual_seed(1))

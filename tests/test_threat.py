@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from closed_forms import worst_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
+from closed_forms import worst_case
 from inure.errors import UserError
 from inure.noise import CounterNoise, GeneratorNoise
 from inure.threat import L1, L2, Geometry, Linf, describe_threat, parse_threat
@@ -161,7 +161,7 @@ def test_random_starts_near_the_bounds_stay_in_ball_and_box_and_differ(kind):
     threat = kind(epsilon=0.3)
     first, second = (threat.random_start(x, GeneratorNoise()) for _ in range(2))
     assert norms(threat, first - x).max() <= 0.3 + 1e-6
-    assert 0 <= first.min()
+    assert first.min() >= 0
     assert first.max() <= 1
     assert ((first - x).abs().flatten(1).sum(1) > 0).all()
     assert ((first - second).abs().flatten(1).sum(1) > 0).all()

@@ -1,6 +1,7 @@
 """What a run remembers of itself: the tally of an epoch, its record, warnings, and where they go."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -37,6 +38,10 @@ class Ledger:
     def mean_loss(self) -> float:
         """The mean loss since the last record: one host synchronisation."""
         return float(self._sums["loss"]) / max(float(self._sums["steps"]), 1.0)
+
+    def average(self, mean: Callable[[Tensor], Tensor]) -> None:
+        """Replace the tally of this process by the mean over all."""
+        self._sums = {name: mean(value) for name, value in self._sums.items()}
 
     def sums(self) -> dict[str, float]:
         """The tally, for a checkpoint."""

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -168,6 +169,8 @@ class Session:
             if better:
                 write_weights(self.run.checkpoints / "best.safetensors", module)
         lr = self.optimizer.param_groups[0]["lr"]
+        if self.fabric.world_size > 1:
+            self.ledger.average(partial(self.fabric.all_reduce, reduce_op="mean"))
         self.ledger.close_epoch(state.epoch, state.step, state.step / self.total_steps, lr, validation)
         self.save()
 

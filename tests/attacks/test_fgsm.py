@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tiny import noise_of
 
 from inure.attacks import FGSM, PGD
 from inure.losses import cross_entropy, margin
 from inure.threat import L1, L2, Linf
+from tiny import noise_of
 
 
 def gradient(net, x, y, loss=cross_entropy):

@@ -5,14 +5,14 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from closed_forms import worst_case
 from scipy.optimize import linprog, minimize
-from tiny import linear_net
 from torch import Tensor
 
+from closed_forms import worst_case
 from inure.attacks import FGSM, PGD
 from inure.losses import margin
 from inure.threat import L1, L2, Linf
+from tiny import linear_net
 
 SHAPE = (3, 6, 6)
 PIXELS = 108

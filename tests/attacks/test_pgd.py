@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from tiny import counting, noise_of, tiny_batch
 from torch import nn
 
 from inure.attacks import PGD
 from inure.losses import cross_entropy, margin
 from inure.threat import L2, Linf
+from tiny import counting, noise_of, tiny_batch
 
 
 def status(net, x_adv, y, loss):

@@ -3,10 +3,10 @@
 import foolbox
 import pytest
 import torch
-from tiny import tiny_batch
 
 from inure.attacks import FGSM, PGD
 from inure.threat import L2, Linf
+from tiny import tiny_batch
 
 
 def accuracy(net, x, y):

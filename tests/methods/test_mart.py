@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from tiny import noise_of, soft, tiny_net
 from torch import nn
 
 from inure.attacks import PGD
@@ -10,6 +9,7 @@ from inure.losses import boosted_cross_entropy, cross_entropy
 from inure.methods import MART
 from inure.threat import Linf
 from inure.types import Batch
+from tiny import noise_of, soft, tiny_net
 
 
 class Sure(nn.Module):

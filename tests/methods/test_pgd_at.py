@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from tiny import noise_of, tiny_net
 
 from inure.attacks import PGD
 from inure.balance import CrossEntropy
 from inure.losses import cross_entropy, margin
 from inure.methods import PGDAT
 from inure.threat import Linf
+from tiny import noise_of, tiny_net
 
 ATTACK = PGD(threat=Linf(epsilon=0.1), steps=3, start="zero")
 

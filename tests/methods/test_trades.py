@@ -3,13 +3,13 @@
 import pytest
 import torch
 from scipy.special import rel_entr
-from tiny import noise_of, soft, tiny_net
 
 from inure.attacks import PGD, input_gradient
 from inure.balance import CrossEntropy
 from inure.losses import cross_entropy, kl
 from inure.methods import TRADES, Standard
 from inure.threat import Linf
+from tiny import noise_of, soft, tiny_net
 
 ATTACK = PGD(threat=Linf(epsilon=0.1), steps=4, start="gaussian")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
@@ -166,7 +167,7 @@ def weights_hash(model: nn.Module) -> str:
 
 def _write(out: Path, result: Evaluation) -> None:
     buffer = pa.BufferOutputStream()
-    pyarrow.parquet.write_table(result.outcomes, buffer)
+    pq.write_table(result.outcomes, buffer)
     files.write_bytes(out / "outcomes.parquet", buffer.getvalue().to_pybytes())
     files.write_json(out / "summary.json", result.summary)
 
