@@ -64,4 +64,4 @@ CRITERIA = [CrossEntropy(), CrossEntropy(label_smoothing=0.1)]
 PERTURBATIONS = [AWP(), AWP(gamma=0.01, warmup=0.25)]
 AVERAGINGS = [EMA(), EMA(decay=0.9, warmup=False), EMA(start=0.5), SWA(), SWA(start=0)]
 OPTIMIZERS = [SGD(), SGD(lr=0.05, momentum=0, nesterov=False), SGD(nesterov=True, decay_all=True), AdamW(clip_norm=1)]
-SCHEDULES = [Constant(warmup=0.1), Piecewise(), Piecewise(milestones=[0.875, 0.95]), Cosine(warmup=0.1), OneCycle(), Ramp()]  # fmt: skip
+SCHEDULES = [Constant(warmup=0.1), Piecewise(), Piecewise(milestones=[]), Cosine(warmup=0.1), OneCycle(), Ramp()]

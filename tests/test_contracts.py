@@ -19,7 +19,6 @@ import inure.schedules
 from contracts import ATTACKS, AVERAGINGS, CRITERIA, METHODS, OPTIMIZERS, PERTURBATIONS, SCHEDULES
 from inure import config
 from inure.losses import cross_entropy, margin
-from inure.types import Batch
 from tiny import assert_same_state, counting, noise_of, soft, state_of, tiny_batch, tiny_net
 
 TOLERANCE = 1e-6
@@ -27,16 +26,11 @@ TOLERANCE = 1e-6
 
 
 def named(table):
-    """Each line of ``table`` with a short id: its kinds and its number."""
-    pieces = [line if hasattr(line, "kind") else line[0] for line in table]
-    names = [[p.kind, getattr(getattr(p, "threat", None), "kind", "")] for p in pieces]
-    return [
-        pytest.param(line, id="-".join(filter(None, [*n, str(i)]))) for i, (line, n) in enumerate(zip(table, names))
-    ]
+    """Each line of ``table`` with a short id: its kind and its number."""
+    return [pytest.param(line, id=f"{getattr(line, 'kind', None) or line[0].kind}-{i}") for i, line in enumerate(table)]
 
 
 attacks = pytest.mark.parametrize("line", named(ATTACKS))
-methods = pytest.mark.parametrize("line", named(METHODS))
 
 
 def test_every_piece_has_a_line():
@@ -183,97 +177,6 @@ def test_an_attack_makes_the_forwards_of_its_line(line):
     read = counting(net)
     run(line, net, batch)
     assert read() == [len(batch.x)] * line.forwards
-
-
-# Methods
-
-
-def crafted(line, net, batch: Batch):
-    """As ``train_step`` crafts, with noise that depends on the rows alone."""
-    attack = getattr(line.method, "attack", None)
-
-    def search(*arguments, **options):
-        assert attack is not None
-        return attack(*arguments, **options, noise=noise_of(batch))
-
-    return line.method.craft(net, batch, search if attack else None, cross_entropy)
-
-
-def doubled(batch: Batch) -> Batch:
-    y = batch.y.double() if batch.y.is_floating_point() else batch.y
-    return replace(batch, x=batch.x.double(), y=y)
-
-
-@methods
-@pytest.mark.parametrize("labels", ["hard", "soft"])
-def test_a_method_gives_a_finite_loss_and_parts_for_each_example(line, labels):
-    net, batch = tiny_net().train(), tiny_batch()
-    batch = replace(batch, y=soft(batch.y)) if labels == "soft" else batch
-    losses = line.method.losses(net, batch, crafted(line, net, batch), cross_entropy)
-    for value in (losses.total, *losses.parts.values()):
-        assert value.shape == (8,)
-        assert value.isfinite().all()
-        assert value.dtype == torch.float32
-    assert losses.total.requires_grad
-
-
-@methods
-def test_crafting_stays_in_the_threat_model_and_leaves_the_net_as_it_was(line):
-    net, batch = tiny_net().train(), tiny_batch()
-    before = state_of(net)
-    x_adv = crafted(line, net, batch)
-    after = state_of(net)
-    if getattr(line.method, "attack_mode", None) == "train":
-        assert before.pop("value net.1.running_mean").ne(after.pop("value net.1.running_mean")).any()
-        before = {name: value for name, value in before.items() if "running" not in name and "num_" not in name}
-        after = {name: after[name] for name in before}
-    assert_same_state(before, after)
-    assert not x_adv.requires_grad
-    if hasattr(line.method, "attack"):
-        distance = line.method.attack.threat.distance(x_adv, batch.x)
-        assert (distance <= line.method.attack.threat.epsilon + 1e-6).all()
-        assert (distance > 0).all()
-
-
-@methods
-@pytest.mark.parametrize("labels", ["hard", "soft"])
-def test_the_gradient_reaches_every_trainable_parameter(line, labels):
-    net, batch = tiny_net().eval(), tiny_batch()
-    batch = replace(batch, y=soft(batch.y)) if labels == "soft" else batch
-    line.method.losses(net, batch, crafted(line, net, batch), cross_entropy).total.mean().backward()
-    for name, parameter in net.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.isfinite().all(), name
-        assert parameter.grad.abs().sum() > 0, name
-
-
-@methods
-def test_the_order_of_the_batch_plays_no_part(line):
-    batch, order = doubled(tiny_batch(12)), torch.randperm(12)
-    totals = []
-    for b in (batch, Batch(batch.x[order], batch.y[order], batch.index[order], batch.progress)):
-        net = tiny_net().eval().double()
-        totals.append(line.method.losses(net, b, crafted(line, net, b), cross_entropy).total)
-    assert torch.allclose(totals[0][order], totals[1], rtol=0, atol=10 * TOLERANCE)
-
-
-@methods
-def test_a_method_makes_the_forwards_of_its_line(line):
-    net, batch = tiny_net().train(), tiny_batch()
-    read = counting(net)
-    x_adv = crafted(line, net, batch)
-    assert read() == [8] * line.crafting
-    line.method.losses(net, batch, x_adv, cross_entropy)
-    assert read() == [8] * line.crafting + [8 * line.outer]
-
-
-@methods
-def test_with_epsilon_zero_a_method_sees_the_images_themselves(line):
-    if not hasattr(line.method, "attack"):
-        return
-    attack = line.method.attack.model_copy(update={"threat": line.method.attack.threat.with_epsilon(0.0)})
-    net, batch = tiny_net().eval(), tiny_batch()
-    assert torch.equal(line.method.craft(net, batch, attack, cross_entropy), batch.x)
 
 
 # Optimizers, averages

@@ -4,22 +4,25 @@ A server process imports the heavy libraries once. Two small scripts, first on P
 environment and open files; it forks, and the fork runs the command as a fresh process would.
 """
 
+import atexit
+import functools
 import importlib
 import json
 import os
 import runpy
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
 BIN = Path(sys.executable).parent
-_PRELOADED = ("sklearn.datasets", "datasets", "lightning_fabric", "inure.train", "inure.target", "inure.reports")
+_PRELOADED = ("sklearn.datasets", "datasets", "timm", "inure.session", "inure.evaluation", "inure.reports")
+"""Not inure.train and inure.load, whose names in ``inure`` are those of functions."""
 _SCRIPT = """#!{python} -IS
 import json, os, socket, sys
 name, arguments = {name!r}, sys.argv[1:]
@@ -35,10 +38,10 @@ with socket.socket(socket.AF_UNIX) as server:
 
 
 class Shell:
-    """Runs command lines through bash in a folder, with the warm commands and then the environment's own on PATH."""
+    """Runs command lines through bash in a folder, with the environment's commands first on PATH, after ``scripts``."""
 
-    def __init__(self, scripts: Path) -> None:
-        path = f"{scripts}{os.pathsep}{BIN}{os.pathsep}{os.environ['PATH']}"
+    def __init__(self, *scripts: Path) -> None:
+        path = os.pathsep.join(map(str, (*scripts, BIN, os.environ["PATH"])))
         quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "COLUMNS": "100"}
         self.environment = {**os.environ, **quiet, "PATH": path}
 
@@ -50,23 +53,27 @@ class Shell:
         )  # fmt: skip
 
 
-@contextmanager
-def warm_shell(folder: Path) -> Iterator[Shell]:
-    """A shell whose ``inure`` and ``python`` answer within milliseconds, while the context is open."""
-    folder.mkdir(exist_ok=True)
-    address = str(folder / "s")
+@functools.cache
+def warm_shell() -> Shell:
+    """A shell whose ``inure`` and ``python`` answer within milliseconds; one for all tests of the process."""
+    folder = Path(tempfile.mkdtemp(prefix="inure-warm-"))
+    address = str(folder / "socket")
     for name in ("inure", "python"):
         script = folder / name
         script.write_text(_SCRIPT.format(python=sys.executable, name=name, address=address))
         script.chmod(0o755)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen([sys.executable, __file__, address], stdout=subprocess.PIPE, env=environment) as server:
-        assert server.stdout is not None
-        assert server.stdout.readline() == b"ready\n"
-        try:
-            yield Shell(folder)
-        finally:
-            server.terminate()
+    server = subprocess.Popen([sys.executable, __file__, address], stdout=subprocess.PIPE, env=environment)
+
+    def stop() -> None:
+        server.terminate()
+        server.wait()
+        shutil.rmtree(folder)
+
+    atexit.register(stop)
+    assert server.stdout is not None
+    assert server.stdout.readline() == b"ready\n"
+    return Shell(folder)
 
 
 def _serve(address: str) -> NoReturn:

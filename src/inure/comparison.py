@@ -98,6 +98,8 @@ def _read(path: Path, setting: str, suite: str) -> dict[int, tuple[int, bool, bo
         rows = table.select(["index", "label", "attack", "robust"]).to_pylist()
     except (OSError, ValueError, KeyError) as error:
         raise UserError(setting, f"{file} ({error})", "an outcomes.parquet that inure evaluate wrote") from None
+    if not rows:
+        raise UserError(setting, f"{file} without a row", "an outcomes.parquet that inure evaluate wrote")
     examples: dict[int, tuple[int, bool, bool, bool]] = {}
     for row in rows:
         label, clean, standing, attacked = examples.get(row["index"], (row["label"], False, True, False))

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .errors import UserError
 from .load import load
+from .models import Classifier
 from .run import Run
 from .target import parse_mode
 
@@ -29,12 +31,26 @@ def predict_files(
     if not 1 <= top <= most:
         raise UserError("--top", top, f"1 to {most}")
     tensors = [read_image(path, classifier.in_channels or 3, classifier.img_size) for path in paths]
-    with torch.inference_mode():
-        for path, x in zip(paths, tensors, strict=True):
-            probabilities = classifier(x[None], mix=mix).softmax(1)[0]
-            best = probabilities.topk(top)
-            pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-            yield path, [(names[k] if k < len(names) else str(k), p) for k, p in pairs]
+    for path, x in zip(paths, tensors, strict=True):
+        probabilities = _probabilities(classifier, x, mix, path)
+        if top > len(probabilities):
+            raise UserError("--top", top, f"1 to {len(probabilities)}")
+        best = probabilities.topk(top)
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        yield path, [(names[k] if k < len(names) else str(k), p) for k, p in pairs]
+
+
+@torch.inference_mode()
+def _probabilities(classifier: Classifier, x: Tensor, mix: Any, path: Path) -> Tensor:
+    """(K,). A function of the user's does not say which sizes its net takes: the net says it."""
+    try:
+        return classifier(x[None], mix=mix).softmax(1)[0]
+    except UserError:
+        raise
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        given = f"{path}, {tuple(x.shape)} ({reason})"
+        raise UserError("IMAGES", given, "images of the size that the net takes") from error
 
 
 def read_image(path: Path, channels: int, size: tuple[int, int] | None) -> Tensor:
@@ -44,14 +60,16 @@ def read_image(path: Path, channels: int, size: tuple[int, int] | None) -> Tenso
         UserError: If the file is missing or no image.
     """
     import numpy as np
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with Image.open(path) as opened:
-            image = opened.convert("L" if channels == 1 else "RGB")
+            wide = opened.mode.startswith("I")  # 16-bit grey: Pillow would clip it at 255
+            image = Image.fromarray((np.asarray(opened).astype(int) >> 8).astype("uint8")) if wide else opened
+            image = image.convert("L" if channels == 1 else "RGB")
     except FileNotFoundError:
         raise UserError("IMAGES", str(path), "a file that exists") from None
-    except (UnidentifiedImageError, OSError) as error:
+    except Exception as error:  # Pillow's decoders raise whatever comes: OSError, SyntaxError, struct.error, ...
         raise UserError("IMAGES", f"{path} ({error})", "an image file such as PNG or JPEG") from None
     if size is not None:
         image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)

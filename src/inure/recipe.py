@@ -95,7 +95,7 @@ class Recipe(Settings):
 
     about: str = ""
     """What this recipe is and where its settings come from."""
-    seed: Whole = 0
+    seed: Annotated[Whole, Field(ge=0)] = 0
     epochs: Positive = 10
     batch_size: Positive = 128
     """Images a step, over all devices."""
@@ -131,14 +131,17 @@ def refuse_impossible(recipe: Recipe) -> None:
         UserError: Naming the setting to change.
     """
     attack = getattr(recipe.method, "attack", None)
-    if attack is None and (recipe.regime.epsilon or recipe.regime.steps):
-        raise UserError(
-            "regime", "a schedule", f"null: method {recipe.method.kind} does not attack", "method.kind=pgd_at"
-        )
+    for name in ("epsilon", "steps"):
+        if attack is None and getattr(recipe.regime, name) is not None:
+            allowed = f"null: method {recipe.method.kind} does not attack"
+            raise UserError(f"regime.{name}", "a schedule", allowed, f"regime.{name}=null or method.kind=pgd_at")
     if recipe.regime.steps and attack is not None and not hasattr(attack, "steps"):
         raise UserError(
             "regime.steps", "a schedule", f"null: attack {attack.kind} has one step", "method.attack.kind=pgd"
         )
+    for name in getattr(recipe.method, "ignores", ()):
+        if getattr(recipe.balance, name) != getattr(Balance(), name):
+            raise UserError(f"balance.{name}", "a criterion", f"the default: method {recipe.method.kind} ignores it")
     if attack is None and recipe.checkpoint.metric == "robust" and recipe.evaluation.threat.epsilon == 0:
         raise UserError("checkpoint.metric", "robust", "clean: evaluation.threat.epsilon is 0")
 

@@ -117,6 +117,12 @@ class Session:
             except ValueError:  # not the main thread: the caller handles signals
                 break
         self.bars.__enter__()
+        parameters = sum(p.numel() for p in self._local.parameters())
+        images, steps = len(self.loader.image_set), self.loader.steps_per_epoch
+        self.bars.say(
+            f"{self.recipe.model.name}: {parameters:,} parameters; {self.recipe.epochs} epochs of {steps} steps, "
+            f"{images:,} training images, {self.fabric.world_size} x {self.fabric.device.type}; {self.run.path}"
+        )
         return self
 
     def __exit__(
@@ -269,7 +275,9 @@ class Session:
             yield Batch(x, y, rows, 1.0)
 
     def _validate(self, module: nn.Module) -> dict[str, float]:
-        counts = self.validator.counts(module)
+        # Compiled graphs are for the shapes of training; here they would only be compiled anew
+        with torch.compiler.set_stance("force_eager"):
+            counts = self.validator.counts(module)
         if self.fabric.world_size > 1:
             counts = {name: self.fabric.all_reduce(value, reduce_op="sum") for name, value in counts.items()}
         return accuracies(counts)

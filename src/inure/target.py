@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.markup import escape
 
 from . import engine
 from .config import parse_real
@@ -58,7 +59,7 @@ def evaluate_target(
         raise UserError("--out", None, "a folder for the results of file.py:function", "--out results")
     if folder.exists() and not folder.is_dir():
         raise UserError("--out", str(folder), "a folder")
-    fabric = engine.start(Engine(accelerator=device, devices=devices))  # type: ignore[arg-type]
+    fabric = _start(device, devices)
     workers = Workers(fabric.global_rank, fabric.world_size, fabric.barrier)
     result = evaluate(
         classifier, images, suite=suite, threat=geometry, seed=seed, batch_size=batch_size, mode=mix,
@@ -95,7 +96,7 @@ def show(summary: dict[str, Any], title: str) -> None:
         rows.append([f"after {attack['name']}", with_interval(share, interval), *cost])
     columns = ["", "accuracy [95 %]", "forwards", "backwards", "seconds"]
     console = stderr()
-    console.print(table(title, columns, rows))
+    console.print(table(escape(title), columns, rows))
     if summary["robust_accuracy"] is not None:
         console.print(
             f"robust accuracy {percent(summary['robust_accuracy'])} of {total} examples (worst case over the attacks)"
@@ -124,6 +125,13 @@ def _flags(run: Run | None, images: ImageSet) -> list[dict[str, str]]:
         return []
     detail = f"{images.name} is what the net was trained on; give other images with --data or data.test"
     return [{"name": "training_images", "severity": "severe", "detail": detail}]
+
+
+def _start(device: str, devices: int) -> Any:
+    try:
+        return engine.start(Engine(accelerator=device, devices=devices))  # type: ignore[arg-type]
+    except UserError as error:
+        raise error.at("--devices" if "devices" in error.setting else "--device") from None
 
 
 def _threat(run: Run | None, text: str | None) -> Geometry:

@@ -68,7 +68,7 @@ class Validator:
     def _measure(self, model: nn.Module, rows: Tensor, attack: Any) -> tuple[Tensor, Tensor]:
         right = torch.zeros((), device=self._device)
         loss = torch.zeros((), device=self._device)
-        for chosen in rows.split(_BATCH):
+        for chosen in rows.split(_BATCH) if len(rows) else ():
             x = self._images.batch(chosen).to(self._device).float().div(255)
             y = self._images.labels[chosen].to(self._device)
             if attack is not None:

@@ -43,11 +43,12 @@ def test_the_default_step_size_is_2_255_for_10_steps_at_8_255(net, batch):
     )
 
 
-def test_a_gaussian_start_is_small_noise_projected(net, batch):
-    attack = PGD(threat=Linf(epsilon=0.001), steps=1, step_size=0, start="gaussian", start_std=0.002)
-    x_adv = attack(net, batch.x, batch.y, noise=noise_of(batch))
+def test_a_gaussian_start_is_small_noise_projected_before_the_first_gradient(net, batch):
+    attack = PGD(threat=Linf(epsilon=0.001), steps=1, start="gaussian", start_std=0.002)
+    seen = spy(net)
+    attack(net, batch.x, batch.y, noise=noise_of(batch))
     delta = (0.002 * noise_of(batch).normal(batch.x)).clamp(-0.001, 0.001)
-    assert torch.allclose(x_adv, (batch.x + delta).clamp(0, 1), rtol=0, atol=1e-7)
+    assert torch.allclose(seen[0], (batch.x + delta).clamp(0, 1), rtol=0, atol=1e-7)
 
 
 def test_a_uniform_start_is_the_threat_models_random_start(net, batch):

@@ -57,7 +57,6 @@ class PGD(Settings):
             ``keep="worst"`` or several restarts.
         """
         noise = noise or GeneratorNoise()
-        x = x.detach()
         with frozen(model):
             if self.restarts == 1 and self.keep == "last":
                 return self._climb(model, x, y, loss, crafting, noise, None)

@@ -1,6 +1,7 @@
 """The cascade: each attack of a suite on the examples still standing, always from the original image."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from .examples import Examples
 from .journal import Journal
 from .pictures import Pictures
 from .suites import Member
-from .verdicts import Metered, Verdicts, judge
+from .verdicts import PADDING, Metered, Verdicts, judge, padded_size
 
 _SMALLEST_BATCH = 8
 
@@ -42,13 +43,14 @@ class Cascade:
         advance: Callable[[str, int, int, int], None],
     ) -> None:
         self.model, self.examples, self.rows = model, examples, rows
-        self.threat, self.seed, self.batch_size, self.device = threat, seed, batch_size, device
+        self.threat, self.seed, self.device = threat, seed, device
+        self.batch_size, self.padding = batch_size, PADDING
         self.journal, self.pictures, self.advance = journal, pictures, advance
 
     def run(self, members: list[Member]) -> None:
         """The clean verdict, then every member in order; what the journal knows is not repeated."""
         found = self._found()
-        with attack_mode(self.model, "eval"), frozen(self.model):
+        with attack_mode(self.model, "eval"), frozen(self.model), _aligned_threads(self.device):
             standing = self.rows
             for stream, member in enumerate([None, *members]):
                 name = member.name if member else "clean"
@@ -67,8 +69,9 @@ class Cascade:
             if verdicts is None:
                 continue
             labels, index = self.examples.labels[chosen], self.examples.index[chosen]
-            self.journal.add(_record(name, labels, index, verdicts))
+            # Pictures first: a batch that is in the journal is not repeated after a kill
             self.pictures.keep(index, labels, verdicts, clean=member is None)
+            self.journal.add(_record(name, labels, index, verdicts))
             right |= dict(zip(index.tolist(), (verdicts.prediction == labels).tolist(), strict=True))
             start += len(chosen)
             self.advance(name, done + start, total, sum(right.values()))
@@ -86,14 +89,24 @@ class Cascade:
                 threat=self.threat,
                 seed=self.seed,
                 stream=stream,
+                padding=self.padding,
             )
-        except torch.OutOfMemoryError:
-            if self.batch_size <= _SMALLEST_BATCH:
+        except RuntimeError as error:
+            if not _out_of_memory(error) or not self._retreat(len(chosen)):
                 raise
-            self.batch_size = max(_SMALLEST_BATCH, self.batch_size // 2)
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            return None
+        # Here the error is gone, and with its traceback the tensors that it held
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None
+
+    def _retreat(self, size: int) -> bool:
+        """Halve the batch that ran out of memory; past the padding's size the padding gives way too."""
+        seen = padded_size(size, self.padding)
+        if seen <= _SMALLEST_BATCH:
+            return False
+        self.batch_size = min(self.batch_size, seen // 2)
+        self.padding = min(self.padding, seen // 2)
+        return True
 
     def _found(self) -> dict[str, dict[int, bool]]:
         found: dict[str, dict[int, bool]] = {}
@@ -114,4 +127,29 @@ def _record(name: str, labels: Tensor, index: Tensor, verdicts: Verdicts) -> dic
         "seconds": verdicts.seconds,
         "forwards": verdicts.forwards,
         "backwards": verdicts.backwards,
+        "bad_gradients": verdicts.bad_gradients,
     }
+
+
+@contextmanager
+def _aligned_threads(device: torch.device) -> Iterator[None]:
+    """A power of two of CPU threads, no more than there are.
+
+    Kernels cut tensors into as many parts as there are threads. Parts of a third or a fifth end within a vector,
+    whose rest is computed by other code with other last bits: verdicts would depend on the batch size.
+    """
+    threads = torch.get_num_threads()
+    if device.type != "cpu":
+        yield
+        return
+    torch.set_num_threads(1 << (threads.bit_length() - 1))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    """CUDA has a type of its own for it; the CPU and MPS say it in words."""
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(w in str(error).lower() for w in words)

@@ -34,22 +34,44 @@ class Examples:
         """Checked examples.
 
         Raises:
-            UserError: If images are not float in [0, 1] and NCHW, or labels do not fit them.
+            UserError: If images are not float in [0, 1] and NCHW, labels or index do not fit them, or there are none.
         """
         if isinstance(images, ImageSet):
-            return cls(images.labels, images.index, images.hash, images)
-        if labels is None:
-            raise UserError("labels", None, "a (N,) tensor of classes beside a tensor of images")
-        if images.ndim != 4 or not images.is_floating_point():
-            given = f"{images.dtype} {tuple(images.shape)}"
-            raise UserError("images", given, "a float tensor (N, C, H, W) in [0, 1]", "images.float() / 255")
-        low, high = (images.min().item(), images.max().item()) if len(images) else (0.0, 1.0)
-        if not (low >= 0 and high <= 1):
-            raise UserError("images", f"values in [{low:g}, {high:g}]", "[0, 1]", "normalisation inside the model")
-        if len(labels) != len(images) or labels.ndim != 1 or labels.is_floating_point():
-            raise UserError("labels", f"{labels.dtype} {tuple(labels.shape)}", f"({len(images)},) integer classes")
-        rows = torch.arange(len(images)) if index is None else index.cpu()
-        images = images.float()
-        digest = hashlib.sha256(images.cpu().contiguous().numpy().tobytes())
-        digest.update(labels.cpu().long().contiguous().numpy().tobytes())
-        return cls(labels.cpu().long(), rows, digest.hexdigest(), images)
+            found = cls(images.labels, images.index, images.hash, images)
+        else:
+            found = cls._of_tensors(images, labels, index)
+        if not len(found):
+            raise UserError("examples", 0, "at least one image")
+        if len(found.index.unique()) < len(found):
+            raise UserError("index", "the same number twice", "a number of its own for every example")
+        return found
+
+    @classmethod
+    def _of_tensors(cls, images: Tensor, labels: Tensor | None, index: Tensor | None) -> "Examples":
+        _check_images(images)
+        if labels is None or not _whole_numbers(labels, len(images)):
+            given = None if labels is None else f"{labels.dtype} {tuple(labels.shape)}"
+            raise UserError("labels", given, f"({len(images)},) integer classes")
+        if index is not None and not _whole_numbers(index, len(images)):
+            raise UserError("index", f"{index.dtype} {tuple(index.shape)}", f"({len(images)},) integers")
+        labels = labels.cpu().long()
+        rows = torch.arange(len(images)) if index is None else index.cpu().long()
+        # Contiguous: another memory format takes other kernels with other last bits
+        images = images.detach().float().contiguous()
+        digest = hashlib.sha256(images.cpu().numpy().tobytes())
+        digest.update(labels.contiguous().numpy().tobytes())
+        return cls(labels, rows, digest.hexdigest(), images)
+
+
+def _check_images(images: Tensor) -> None:
+    if images.ndim != 4 or not images.is_floating_point():
+        given = f"{images.dtype} {tuple(images.shape)}"
+        raise UserError("images", given, "a float tensor (N, C, H, W) in [0, 1]", "images.float() / 255")
+    low, high = (images.min().item(), images.max().item()) if images.numel() else (0.0, 1.0)
+    if not (low >= 0 and high <= 1):
+        raise UserError("images", f"values in [{low:g}, {high:g}]", "[0, 1]", "normalisation inside the model")
+
+
+def _whole_numbers(column: Tensor, size: int) -> bool:
+    whole = not (column.is_floating_point() or column.is_complex() or column.dtype == torch.bool)
+    return whole and column.shape == (size,)

@@ -14,9 +14,12 @@ FILE = "examples.safetensors"
 
 
 class Pictures:
-    """The first ``count`` examples: clean image and the image of the last attack run on it (the one that broke it).
+    """Some examples: clean image and the image of the last attack run on it (the one that broke it).
 
-    ``folder`` None keeps nothing on disk.
+    Args:
+        folder: None keeps nothing on disk.
+        index: (n,) which examples.
+        resume: Go on from the file that is there.
     """
 
     def __init__(self, folder: Path | None, index: Tensor, *, resume: bool) -> None:
@@ -26,13 +29,17 @@ class Pictures:
         if resume and self._path is not None and self._path.exists():
             columns = load_file(self._path)
             for row, number in enumerate(columns["index"].tolist()):
-                self._kept[number] = {name: column[row] for name, column in columns.items()}
+                if number in self._wanted:
+                    self._kept[number] = {name: column[row] for name, column in columns.items()}
+        elif self._path is not None:
+            self._path.unlink(missing_ok=True)
 
     def keep(self, index: Tensor, labels: Tensor, verdicts: Verdicts, *, clean: bool) -> None:
         """Take what is wanted from one batch."""
         touched = False
         for row, number in enumerate(index.tolist()):
-            if number in self._wanted:
+            # Of an example that another process judged clean, before a resume, there is no clean image
+            if number in self._wanted and (clean or number in self._kept):
                 self._kept[number] = self._entry(number, row, index, labels, verdicts, clean)
                 touched = True
         if touched and self._path is not None:
@@ -47,9 +54,7 @@ class Pictures:
         self, number: int, row: int, index: Tensor, labels: Tensor, verdicts: Verdicts, clean: bool
     ) -> dict[str, Tensor]:
         x_adv: Images = verdicts.x_adv[row].clone()
-        before = self._kept.get(number)
-        if clean or before is None:
-            before = {"x": x_adv, "clean_prediction": verdicts.prediction[row].clone()}
+        before = {"x": x_adv, "clean_prediction": verdicts.prediction[row].clone()} if clean else self._kept[number]
         return {
             "x": before["x"],
             "x_adv": x_adv,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet
+import pyarrow.parquet as pq
 
 from .. import files
 from .journal import refuse_other_protocol, unfinished
@@ -16,7 +16,7 @@ SUMMARY, OUTCOMES = "summary.json", "outcomes.parquet"
 def write_results(folder: Path, table: pa.Table, summary: dict[str, Any]) -> None:
     """Replace both files, each atomically."""
     buffer = pa.BufferOutputStream()
-    pyarrow.parquet.write_table(table, buffer)
+    pq.write_table(table, buffer)
     files.write_bytes(folder / OUTCOMES, buffer.getvalue().to_pybytes())
     files.write_json(folder / SUMMARY, summary)
 
@@ -31,7 +31,7 @@ def read_results(folder: Path, protocol: dict[str, Any]) -> tuple[pa.Table, dict
         return None
     try:
         summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-        table = pyarrow.parquet.read_table(folder / OUTCOMES)
+        table = pq.read_table(folder / OUTCOMES)
     except (OSError, ValueError):
         return None
     refuse_other_protocol(summary.get("protocol", {}), protocol)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
@@ -64,7 +63,7 @@ def evaluate(
     batch_size: int = 128,
     mode: Any = None,
     device: torch.device | str | None = None,
-    out: Path | None = None,
+    out: Path | str | None = None,
     resume: bool = False,
     index: Tensor | None = None,
     workers: Workers | None = None,
@@ -99,26 +98,23 @@ def evaluate(
         quiet: No progress bars.
 
     Raises:
-        UserError: For images outside [0, 1], labels that do not fit, an unknown suite, or another protocol in
-            ``out`` when resuming.
+        UserError: For images outside [0, 1], labels or a net that do not fit, an unknown suite, or another
+            protocol in ``out`` when resuming.
     """
-    if suite not in SUITES:
-        raise unknown_name("--suite", suite, SUITES)
-    if batch_size < 1:
-        raise UserError("--batch-size", batch_size, "a whole number >= 1")
-    if isinstance(threat, str):
-        threat = parse_threat(threat, "threat")
-    workers = workers or Workers()
+    workers, out = workers or Workers(), Path(out) if out is not None else None
+    _check_settings(suite, batch_size, workers, out)
+    threat = _geometry(threat)
     examples = Examples.of(images, labels, index)
-    if not len(examples):
-        raise UserError("examples", 0, "at least one image")
     place = torch.device(device) if device is not None else _device_of(model)
     metered = Metered(_float32(model, place), mode)
-    _check_labels(metered, examples, place)
+    _check_model(metered, examples, place)
     members = SUITES[suite](threat)
-    order = ["clean", *(m.name for m in members)]
     protocol = _protocol(model, examples, members, suite, threat, seed, mode, place)
-    journal = Journal(out, workers.rank)
+    if resume and out is not None and (finished := read_results(out, protocol)):
+        table, summary = finished
+        pictures = Pictures(out, examples.index, resume=True)
+        return Evaluation(standing(table, examples.index), summary, table, pictures.columns())
+    journal = Journal(out, workers.rank, workers.world_size)
     journal.begin(protocol, resume=resume)
     rows = torch.arange(workers.rank, len(examples), workers.world_size)
     pictures = Pictures(out if workers.rank == 0 else None, examples.index[rows[:_PICTURES]], resume=resume)
@@ -137,6 +133,7 @@ def evaluate(
         ).run(members)
     workers.barrier()
     records = journal.gather()
+    order = ["clean", *(m.name for m in members)]
     table = outcomes(records, order)
     fixed = {
         "threat": describe_threat(threat),
@@ -150,9 +147,10 @@ def evaluate(
         standing(table, examples.index), summarize(records, table, order, fixed, flags), table, pictures.columns()
     )
     if out is not None and workers.rank == 0:
-        _write(out, result)
+        write_results(out, table, result.summary)
+    workers.barrier()  # the others may be reading the journals until here
+    if workers.rank == 0:
         journal.clear()
-    workers.barrier()
     return result
 
 
@@ -165,11 +163,21 @@ def weights_hash(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _write(out: Path, result: Evaluation) -> None:
-    buffer = pa.BufferOutputStream()
-    pq.write_table(result.outcomes, buffer)
-    files.write_bytes(out / "outcomes.parquet", buffer.getvalue().to_pybytes())
-    files.write_json(out / "summary.json", result.summary)
+def _check_settings(suite: str, batch_size: int, workers: Workers, out: Path | None) -> None:
+    if suite not in SUITES:
+        raise unknown_name("--suite", suite, SUITES)
+    if batch_size < 1:
+        raise UserError("--batch-size", batch_size, "a whole number >= 1")
+    if workers.world_size > 1 and out is None:
+        raise UserError("out", None, "a folder that all processes see: their results meet there")
+
+
+def _geometry(threat: Geometry | str) -> Geometry:
+    if isinstance(threat, str):
+        return parse_threat(threat, "threat")
+    if not isinstance(threat, Geometry):
+        raise UserError("threat", threat, "Linf, L2, L1, or a text KIND:EPSILON", "linf:8/255")
+    return threat
 
 
 def _float32(model: nn.Module, device: torch.device) -> nn.Module:
@@ -182,16 +190,21 @@ def _device_of(model: nn.Module) -> torch.device:
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
-def _check_labels(model: Metered, examples: Examples, device: torch.device) -> None:
-    was_training = {m: m.training for m in model.net.modules()}
-    model.net.eval()
-    with torch.no_grad():
-        logits = model(examples.images(torch.zeros(8, dtype=torch.long), device))
-    for module, training in was_training.items():
-        module.training = training
+def _check_model(model: Metered, examples: Examples, device: torch.device) -> None:
+    """One forward of a few copies of the first image: what cannot work is said before anything is written."""
+    images = examples.images(torch.zeros(8, dtype=torch.long), device)
+    shape = tuple(images.shape[1:])
+    try:
+        with attack_mode(model, "eval"), torch.no_grad():
+            logits = model(images)
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise UserError("model", f"{type(error).__name__}: {reason}", f"a net for images of {shape}") from error
     model.forwards = 0
-    if logits.ndim != 2:
-        raise UserError("model", f"outputs of shape {tuple(logits.shape)}", "logits (B, K)")
+    if logits.ndim != 2 or len(logits) != len(images):
+        raise UserError("model", f"outputs of shape {tuple(logits.shape)}", f"logits (B, K) of images (B, *{shape})")
     low, high = int(examples.labels.min()), int(examples.labels.max())
     if low < 0 or high >= logits.shape[1]:
         allowed = f"0 to {logits.shape[1] - 1}: the net has {logits.shape[1]} outputs"

@@ -1,5 +1,6 @@
 """From a journal to the two files of an evaluation: one row per example and attack, and the numbers above them."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,7 +58,7 @@ def summarize(
 
     ``verified``: every perturbation was checked in float64 when it was judged, and no severe flag was raised.
     """
-    found = [*flags, *_flags(table)]
+    found = [*flags, *_flags(records, table)]
     total = sum(attack == "clean" for attack in table["attack"].to_pylist())
     left = {row["index"] for row in table.to_pylist() if row["attack"] == "clean" and row["robust"]}
     clean_right = len(left)
@@ -78,7 +79,7 @@ def summarize(
         },
         "attacks": attacks,
         "flags": found,
-        "seconds": sum(r["seconds"] for r in records),
+        "seconds": math.fsum(r["seconds"] for r in records),
         "verified": not any(flag["severity"] == "severe" for flag in found),
         "calibration": _calibration(records),
         **fixed,
@@ -86,20 +87,24 @@ def summarize(
 
 
 def _costs(records: list[dict[str, Any]]) -> dict[str, float]:
-    return {key: sum(r[key] for r in records) for key in ("seconds", "forwards", "backwards")}
+    passes = {key: sum(r[key] for r in records) for key in ("forwards", "backwards")}
+    return {"seconds": math.fsum(r["seconds"] for r in records), **passes}
 
 
 def _share(count: int, total: int) -> float:
     return count / total if total else 0.0
 
 
-def _flags(table: pa.Table) -> list[dict[str, str]]:
-    """Non-finite logits; the evaluation issue adds the others."""
-    bad = sum(prediction == -1 for prediction in table["adversarial_prediction"].to_pylist())
-    if not bad:
-        return []
-    detail = f"{bad} of {table.num_rows} predictions had logits that are not finite; they count as wrong"
-    return [{"name": "non_finite_logits", "severity": "severe", "detail": detail}]
+def _flags(records: list[dict[str, Any]], table: pa.Table) -> list[dict[str, str]]:
+    """Logits and gradients that are not finite; the evaluation issue adds the others."""
+    flags = []
+    if bad := sum(prediction == -1 for prediction in table["adversarial_prediction"].to_pylist()):
+        detail = f"{bad} of {table.num_rows} predictions had logits that are not finite; they count as wrong"
+        flags.append({"name": "non_finite_logits", "severity": "severe", "detail": detail})
+    if stuck := sum(r["bad_gradients"] > 0 for r in records):
+        detail = f"in {stuck} batches a gradient was not finite and was taken as zero; the attack may be too weak there"
+        flags.append({"name": "non_finite_gradients", "severity": "severe", "detail": detail})
+    return flags
 
 
 def _calibration(records: list[dict[str, Any]]) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """MART: misclassification-aware adversarial training (Wang et al., 2020, openreview rklOg6EFwS)."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from torch import nn
@@ -25,6 +25,9 @@ class MART(Settings):
         the factor lambda and uses 5 for ResNet-18 and 6 for wide nets. Clean and adversarial images share one
         forward (see ``paired_logits``).
     """
+
+    ignores: ClassVar[tuple[str, ...]] = ("train",)
+    """Criteria of ``balance`` that have no effect here."""
 
     kind: Literal["mart"] = "mart"
     attack: Attack = PGD(start="gaussian")

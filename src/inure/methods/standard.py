@@ -1,6 +1,6 @@
 """Training on clean images: the baseline that every robustness number is read against."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import nn
 
@@ -10,6 +10,9 @@ from ..types import Batch, Criterion, Images, Losses, Search
 
 class Standard(Settings):
     """min E[ criterion(f(x), y) ]."""
+
+    ignores: ClassVar[tuple[str, ...]] = ("attack",)
+    """Criteria of ``balance`` that have no effect here."""
 
     kind: Literal["standard"] = "standard"
 

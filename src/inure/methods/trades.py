@@ -1,6 +1,6 @@
 """TRADES (Zhang et al., 2019, arXiv:1901.08573)."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -23,6 +23,9 @@ class TRADES(Settings):
         arguments of the KL. The clean log-probabilities of the attack are computed once, not at every step.
         Clean and adversarial images share one forward (see ``paired_logits``).
     """
+
+    ignores: ClassVar[tuple[str, ...]] = ("attack",)
+    """Criteria of ``balance`` that have no effect here."""
 
     kind: Literal["trades"] = "trades"
     attack: Attack = PGD(start="gaussian")

@@ -1,0 +1,215 @@
+"""What a killed evaluation leaves is continued exactly; nothing foreign is ever mixed in."""
+
+import json
+import multiprocessing
+import random
+import time
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from digit_nets import by_example, by_workers, contents, evaluate_in_process, tensors, without_seconds
+from safetensors.torch import load_file
+
+from inure.errors import UserError
+from inure.evaluation import evaluate, journal
+from inure.evaluation.cascade import Cascade
+from inure.threat import L2, Linf
+
+OPTIONS = {"suite": "quick", "threat": Linf(epsilon=0.06)}
+
+
+class Cut(Exception):
+    """Stands in for a power failure."""
+
+
+def cut_after(batches: int, monkeypatch, net, images, out, **options) -> None:
+    """An evaluation that dies once so many batches are in the journal."""
+    add, done = journal.Journal.add, []
+
+    def failing(self, record):
+        if len(done) >= batches:
+            raise Cut
+        done.append(add(self, record))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.Journal, "add", failing)
+        with pytest.raises(Cut):
+            evaluate(net, images, out=out, **{**OPTIONS, "batch_size": 16, **options})
+
+
+def lines(folder) -> int:
+    return sum(len(path.read_bytes().splitlines()) for path in folder.glob("progress-*.jsonl"))
+
+
+def assert_same(folder, result, reference) -> None:
+    """Verdicts, counts and files as those of an uninterrupted evaluation."""
+    assert by_example(result.outcomes) == by_example(reference.outcomes)
+    assert torch.equal(result.robust, reference.robust)
+    assert without_seconds(result.summary) == without_seconds(reference.summary)
+    assert json.loads((folder / "summary.json").read_text()) == result.summary
+    assert by_example(pq.read_table(folder / "outcomes.parquet")) == by_example(reference.outcomes)
+    assert {p.name for p in folder.iterdir()} == {"summary.json", "outcomes.parquet", "examples.safetensors"}
+
+
+@pytest.fixture
+def images(digits):
+    return digits.head(100)
+
+
+@pytest.fixture
+def reference(cnn, images):
+    return evaluate(cnn, images, **OPTIONS)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_kill_9_at_random_moments_and_resume_change_nothing(cnn, images, reference, tmp_path, seed):
+    torch.save(cnn.state_dict(), tmp_path / "weights.pt")
+    context, rng, out = multiprocessing.get_context("forkserver"), random.Random(seed), tmp_path / "out"
+    context.set_forkserver_preload(["digit_nets"])
+    kills = 0
+    while not (out / "summary.json").exists():
+        # Nothing in the protocol speaks of the batch size: it may change on the way
+        options = {**OPTIONS, "examples": 100, "batch_size": rng.choice([4, 7, 16]), "out": out, "resume": True}
+        arguments = (str(tmp_path / "weights.pt"), options)
+        process = context.Process(target=evaluate_in_process, args=arguments)
+        process.start()
+        enough = lines(out) + rng.randrange(1, 6)
+        while process.is_alive() and lines(out) < enough:
+            time.sleep(0.001)
+        time.sleep(0.05 * rng.random())
+        process.kill()
+        process.join()
+        kills += process.exitcode == -9
+        assert process.exitcode in (0, -9)
+    assert kills >= 3
+    result = evaluate(cnn, images, out=out, resume=True, **OPTIONS)
+    assert_same(out, result, reference)
+    for name, column in load_file(out / "examples.safetensors").items():
+        assert torch.equal(column, reference.pictures[name])
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.5, 0.7, 0.99])
+def test_a_journal_torn_at_any_byte_is_continued(cnn, images, reference, tmp_path, monkeypatch, share):
+    cut_after(9, monkeypatch, cnn, images, tmp_path)
+    path = tmp_path / "progress-0.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    assert not path.read_bytes().endswith(b"\n")
+    assert_same(tmp_path, evaluate(cnn, images, out=tmp_path, resume=True, **OPTIONS), reference)
+
+
+def test_a_resume_repeats_no_batch_that_is_in_the_journal(cnn, images, tmp_path, monkeypatch):
+    seen = []
+    cut_after(9, monkeypatch, cnn, images, tmp_path)
+    known = [json.loads(line) for line in (tmp_path / "progress-0.jsonl").read_text().splitlines()[1:]]
+    add = journal.Journal.add
+    monkeypatch.setattr(journal.Journal, "add", lambda self, record: (seen.append(record), add(self, record)))
+    evaluate(cnn, images, out=tmp_path, resume=True, **OPTIONS)
+    again = {(r["attack"], i) for r in known for i in r["index"]} & {(r["attack"], i) for r in seen for i in r["index"]}
+    assert len(known) == 9
+    assert not again
+
+
+OTHERS = {
+    "seed": {"seed": 1},
+    "threat.epsilon": {"threat": Linf(epsilon=0.05)},
+    "threat.kind": {"threat": L2(epsilon=0.06)},
+    "suite": {"suite": "pgd20"},
+    "attacks": {"suite": "pgd20"},
+}
+
+
+@pytest.mark.parametrize("finished", [False, True])
+@pytest.mark.parametrize("key", OTHERS)
+def test_other_settings_are_refused_by_name_and_nothing_is_touched(cnn, images, tmp_path, monkeypatch, key, finished):
+    if finished:
+        evaluate(cnn, images.head(20), out=tmp_path, **OPTIONS)
+    else:
+        cut_after(3, monkeypatch, cnn, images.head(20), tmp_path, batch_size=8)
+    before = contents(tmp_path)
+    with pytest.raises(UserError, match=rf"--resume: .*\b{key}\b"):
+        evaluate(cnn, images.head(20), out=tmp_path, resume=True, **{**OPTIONS, **OTHERS[key]})
+    assert contents(tmp_path) == before
+
+
+def test_another_net_and_other_images_are_refused_by_name(cnn, vit, images, tmp_path, monkeypatch):
+    cut_after(3, monkeypatch, cnn, images, tmp_path)
+    x, y = tensors(images)
+    for key, model, data in (
+        ("weights_hash", vit, (images,)),
+        ("examples", cnn, (images.head(99),)),
+        ("index_hash", cnn, (images.subset(torch.arange(99, -1, -1)),)),
+        ("data_hash", cnn, (x.flip(3), y)),
+        ("data_hash", cnn, (x, (y + 1) % 10)),
+    ):
+        with pytest.raises(UserError, match=rf"--resume: .*\b{key}\b"):
+            evaluate(model, *data, out=tmp_path, resume=True, **OPTIONS)
+
+
+def test_a_finished_evaluation_returns_at_once_with_the_same_summary(cnn, images, tmp_path, monkeypatch):
+    first = evaluate(cnn, images, out=tmp_path, **OPTIONS)
+    before = contents(tmp_path)
+    monkeypatch.setattr(Cascade, "run", None)
+    again = evaluate(cnn, images, out=tmp_path, resume=True, batch_size=9, **OPTIONS)
+    assert again.summary == first.summary
+    assert torch.equal(again.robust, first.robust)
+    assert by_example(again.outcomes) == by_example(first.outcomes)
+    assert all(torch.equal(again.pictures[name], first.pictures[name]) for name in first.pictures)
+    assert contents(tmp_path) == before
+
+
+def test_resume_where_nothing_is_there_starts(cnn, images, reference, tmp_path):
+    result = evaluate(cnn, images, out=tmp_path / "a" / "b", resume=True, **OPTIONS)
+    assert_same(tmp_path / "a" / "b", result, reference)
+
+
+def test_without_resume_everything_starts_anew(cnn, vit, images, reference, tmp_path, monkeypatch):
+    # Journals of two processes and of another net, pictures, results, and what kill -9 leaves of a file
+    cut_after(3, monkeypatch, vit, images, tmp_path)
+    (tmp_path / "progress-1.jsonl").write_bytes((tmp_path / "progress-0.jsonl").read_bytes())
+    (tmp_path / "summary.json").write_text("{}")
+    (tmp_path / ".summary.json.abc.tmp").write_text("{")
+    result = evaluate(cnn, images, out=tmp_path, **OPTIONS)
+    assert_same(tmp_path, result, reference)
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_several_workers_find_what_one_finds(cnn, images, reference, tmp_path, world_size):
+    for result in by_workers(cnn, world_size, images, out=tmp_path, **OPTIONS):
+        assert by_example(result.outcomes) == by_example(reference.outcomes)
+        assert torch.equal(result.robust, reference.robust)
+        assert without_seconds(result.summary) == without_seconds(reference.summary)
+    assert {p.name for p in tmp_path.iterdir()} == {"summary.json", "outcomes.parquet", "examples.safetensors"}
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (3, 2)])
+def test_the_number_of_workers_may_change_at_a_resume(cnn, images, reference, tmp_path, monkeypatch, before, after):
+    counts, add = [], journal.Journal.add
+
+    def failing(self, record):
+        if len(counts) >= 8:
+            raise Cut
+        counts.append(add(self, record))
+
+    with monkeypatch.context() as patch, pytest.raises(Cut):
+        patch.setattr(journal.Journal, "add", failing)
+        by_workers(cnn, before, images, out=tmp_path, batch_size=8, **OPTIONS)
+    for result in by_workers(cnn, after, images, out=tmp_path, resume=True, **OPTIONS):
+        assert by_example(result.outcomes) == by_example(reference.outcomes)
+        assert without_seconds(result.summary) == without_seconds(reference.summary)
+    kept = load_file(tmp_path / "examples.safetensors")
+    x, _ = tensors(images)
+    assert torch.equal(kept["x"], x[[images.index.tolist().index(i) for i in kept["index"].tolist()]])
+
+
+def test_more_workers_than_examples(cnn, images, tmp_path):
+    for result in by_workers(cnn, 3, images.head(2), out=tmp_path, **OPTIONS):
+        assert result.summary["examples"] == len(result.robust) == 2
+
+
+def test_workers_need_a_folder_and_the_same_net(cnn, vit, images, tmp_path):
+    with pytest.raises(UserError, match="out: got None"):
+        by_workers(cnn, 2, images, **OPTIONS)
+    with pytest.raises(UserError, match=r"TARGET: .*weights_hash.*the same in every process"):
+        by_workers([cnn, vit], 2, images.head(10), out=tmp_path, **{**OPTIONS, "suite": "clean"})

@@ -1,0 +1,100 @@
+"""Faults for commands in processes of their own: ``prepare`` arguments of ``runs.Command``."""
+
+import errno
+import importlib
+import os
+import signal
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NoReturn
+
+import torch
+
+
+def die_at_write(number: int) -> None:
+    """SIGKILL at the ``number``-th time that a file is flushed or renamed; what was being written is torn."""
+
+    def strike(descriptor: int | None) -> NoReturn:
+        if descriptor is not None:
+            # The last bytes only: what an appended file held before is on the disk
+            os.ftruncate(descriptor, max(os.fstat(descriptor).st_size - 20, 0))
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+    _at_write(number, strike)
+
+
+def no_space_from_write(number: int) -> None:
+    """ENOSPC at the ``number``-th time that a file is flushed or renamed, and ever after."""
+
+    def fail(descriptor: int | None) -> NoReturn:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    _at_write(number, fail)
+
+
+def _at_write(number: int, strike: Callable[[int | None], NoReturn]) -> None:
+    fsync, replace, count = os.fsync, os.replace, 0
+
+    def counted(descriptor: int | None) -> None:
+        nonlocal count
+        count += 1
+        if count >= number:
+            strike(descriptor)
+
+    def new_fsync(descriptor: int) -> None:
+        counted(descriptor)
+        fsync(descriptor)
+
+    def new_replace(source: Any, target: Any) -> None:
+        counted(None)
+        replace(source, target)
+
+    os.fsync, os.replace = new_fsync, new_replace
+
+
+def before_step(number: int, action: Callable[[Any], object], *, once: bool = False) -> None:
+    """Call ``action(model)`` before step ``number`` (from 1), whenever training comes there, or the first time only."""
+    train = importlib.import_module("inure.train")
+    step, struck = train.train_step, False
+
+    def watched(fabric: Any, model: Any, optimizer: Any, batch: Any, **joints: Any) -> Any:
+        nonlocal struck
+        if _step_of(batch.progress) == number and not (once and struck):
+            struck = True
+            action(model)
+        return step(fabric, model, optimizer, batch, **joints)
+
+    train.train_step = watched
+
+
+def _step_of(progress: float) -> int:
+    return round(progress * _TOTAL) + 1
+
+
+_TOTAL = 44
+"""Steps of runs.TINY."""
+
+
+def signal_at_step(number: int, signal_number: int) -> None:
+    """The process sends itself a signal during a step."""
+    before_step(number, lambda _: os.kill(os.getpid(), signal_number))
+
+
+def infinite_weight(model: torch.nn.Module) -> None:
+    """One weight becomes infinite, as after a step that was far too large."""
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[0] = torch.inf
+
+
+def diverge_at_step(number: int, kill_at: int | None = None) -> None:
+    """The net diverges at step ``number`` while the learning rate is the recipe's own; SIGKILL at step ``kill_at``."""
+    before_step(number, infinite_weight, once=True)
+    if kill_at is not None:
+        before_step(kill_at, partial(_count_down, [1]))
+
+
+def _count_down(left: list[int], _: Any) -> None:
+    left[0] -= 1
+    if left[0] < 0:
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,177 @@
+"""Commands of inure in processes of their own, which can be killed, and what they leave behind.
+
+Importing torch and its friends takes seconds, so the processes are forked from a server that has imported them.
+"""
+
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors.torch import load_file
+
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(
+    ["pytest", "inure.train", "inure.target", "lightning_fabric", "sklearn.datasets", "timm", "matplotlib.figure"]
+)
+
+TINY = (
+    "model.name=cnn_tiny",
+    "batch_size=128",
+    "epochs=4",
+    "checkpoint.every=1",
+    "evaluation.validation_steps=2",
+    "evaluation.validation_examples=32",
+)
+"""Makes a recipe on digits one of a second: 11 steps an epoch."""
+TINY_ATTACK = (*TINY, "method.attack.steps=2")
+
+
+class Finished(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    """The exit code; minus the signal's number if one killed it."""
+    out: str
+    err: str
+
+
+class Command:
+    """``inure ARGUMENTS`` in a process of its own.
+
+    Args:
+        arguments: As on the command line.
+        folder: Where it runs; its output is kept there.
+        prepare: Called in the new process first: a function of a module, for faults and spies.
+        environment: Variables to set.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[str | Path],
+        folder: Path,
+        prepare: Callable[[], object] | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        stem = f"output-{time.monotonic_ns()}"
+        self._files = folder / f"{stem}.out", folder / f"{stem}.err"
+        words = [str(argument) for argument in arguments]
+        self.process = _SERVER.Process(
+            target=_command, args=(words, folder, self._files, prepare, dict(environment or {}))
+        )
+        self.process.start()
+
+    def finish(self, timeout: float = 120) -> Finished:
+        """Wait for the end."""
+        self.process.join(timeout)
+        if self.process.exitcode is None:
+            self.process.kill()
+            self.process.join()
+            raise TimeoutError(self._files[1].read_text())
+        out, err = (file.read_text() if file.exists() else "" for file in self._files)
+        return Finished(self.process.exitcode, out, err)
+
+    def send(self, number: int) -> None:
+        """Send a signal."""
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)
+
+    def wait_until(self, condition: Callable[[], bool], timeout: float = 60) -> None:
+        """Until ``condition`` holds or the process has ended."""
+        deadline = time.monotonic() + timeout
+        while not condition() and self.process.is_alive():
+            assert time.monotonic() < deadline, "waited in vain"
+            time.sleep(0.002)
+
+    def kill(self) -> None:
+        """SIGKILL, and wait."""
+        self.process.kill()
+        self.process.join()
+
+
+def inure(
+    *arguments: str | Path,
+    folder: Path,
+    prepare: Callable[[], object] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Finished:
+    """Run a command to its end."""
+    return Command(arguments, folder, prepare, environment).finish()
+
+
+def _command(
+    arguments: list[str],
+    folder: Path,
+    outputs: tuple[Path, Path],
+    prepare: Callable[[], object] | None,
+    environment: dict[str, str],
+) -> None:
+    for descriptor, path in zip((1, 2), outputs, strict=True):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
+    os.chdir(folder)
+    os.environ.update(environment)
+    sys.argv = ["inure", *arguments]
+    import torch
+
+    from inure.commands import main
+
+    torch.set_num_threads(1)
+    if prepare is not None:
+        prepare()
+    main()
+
+
+def weights(run: Path) -> dict[str, Any]:
+    """The tensors of weights.safetensors."""
+    return load_file(run / "weights.safetensors")
+
+
+def records(run: Path, event: str = "epoch") -> list[dict[str, Any]]:
+    """The records of one kind in metrics.jsonl."""
+    path = run / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [record for record in lines if record["event"] == event]
+
+
+def info(run: Path) -> dict[str, Any]:
+    """run.json."""
+    return json.loads((run / "run.json").read_text())
+
+
+def saved_steps(run: Path) -> list[int]:
+    """The steps of the checkpoints, newest first."""
+    path = run / "checkpoints" / "index.json"
+    return [entry["step"] for entry in json.loads(path.read_text())] if path.exists() else []
+
+
+def begun(run: Path) -> int:
+    """Changes when a command has begun to train or goes on to."""
+    path = run / "run.json"
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
+def newest_checkpoint(run: Path) -> Path:
+    """The file of the newest checkpoint."""
+    return run / "checkpoints" / json.loads((run / "checkpoints" / "index.json").read_text())[0]["file"]
+
+
+def assert_same_run(run: Path, other: Path) -> None:
+    """The same weights and the same records of epochs, bit for bit, rates and times apart."""
+    ours, theirs = weights(run), weights(other)
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert tensor.dtype == theirs[name].dtype
+        assert tensor.numpy().tobytes() == theirs[name].numpy().tobytes(), f"{name} differs"
+    assert [_timeless(record) for record in records(run)] == [_timeless(record) for record in records(other)]
+    for name in ("best", "last"):
+        assert info(run)[name] == info(other)[name]
+        kept = [(path / "checkpoints" / f"{name}.safetensors").read_bytes() for path in (run, other)]
+        assert kept[0] == kept[1], f"{name}.safetensors differs"
+
+
+def _timeless(record: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name not in ("seconds", "images_per_second")}

@@ -1,0 +1,100 @@
+"""The recipes in the wheel: each loads, its net builds, and its numbers are those of the paper that it names."""
+
+import json
+from functools import cache
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from inure import config
+from inure.attacks import PGD
+from inure.models import Model, build
+from inure.recipe import Recipe, load_recipe, recipe_tree, shipped_names
+from inure.schedules import Cosine, Ramp
+from inure.threat import Linf
+
+SHIPPED = [name for name, _ in shipped_names()]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_recipe_loads_says_what_it_is_and_survives_yaml(name):
+    built = load_recipe(name)
+    assert len(built.about) > 20
+    assert config.build(Recipe, yaml.safe_load(config.to_yaml(config.dump(built)))) == built
+    assert name.split("/")[1].startswith(built.method.kind)
+
+
+@cache
+def net_of(model: str, shape: tuple[int, int, int]) -> nn.Module:
+    """The net of a ``model`` section (as JSON), built once, without memory for its weights."""
+    with torch.device("meta"):
+        return build(Model(**json.loads(model)), num_classes=10, shape=shape)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_net_and_the_optimizer_of_every_shipped_recipe_build(name):
+    built = load_recipe(name)
+    shape = {"digits": (1, 8, 8), "cifar10": (3, 32, 32), "imagenette64": (3, 64, 64)}[name.split("/")[0]]
+    net = net_of(json.dumps(config.dump(built.model)), shape)
+    assert net(torch.empty(2, *shape, device="meta")).shape == (2, 10)
+    assert len(built.optimizer.build(net).param_groups) == (1 if built.optimizer.decay_all else 2)
+
+
+def test_the_shipped_recipes_are_those_of_the_plan():
+    methods = ("standard", "pgd_at", "trades", "mart")
+    cifar = {f"cifar10/{m}_{net}" for m in methods for net in ("resnet18", "wrn28_10", "deit_tiny")}
+    assert {*SHIPPED} >= {f"digits/{m}" for m in methods} | cifar | {"imagenette64/pgd_at_deit_tiny"}
+
+
+def factors(schedule, *epochs: float, of: int) -> list[float]:
+    return [round(schedule.at(epoch / of), 6) for epoch in epochs]
+
+
+@pytest.mark.parametrize("net", ["resnet18", "wrn28_10"])
+def test_cifar_cnns_have_the_numbers_of_rice_et_al(net):
+    built = load_recipe(f"cifar10/pgd_at_{net}")
+    assert (built.epochs, built.batch_size) == (200, 128)
+    sgd = built.optimizer
+    assert (sgd.kind, sgd.lr, sgd.momentum, sgd.weight_decay, sgd.decay_all) == ("sgd", 0.1, 0.9, 5e-4, True)
+    assert factors(built.schedule, 0, 99, 100, 149, 150, 199, of=200) == [1, 1, 0.1, 0.1, 0.01, 0.01]
+    assert (built.augment.crop_padding, built.augment.crop_mode, built.augment.flip) == (4, "reflect", True)
+    assert built.method.attack == PGD(threat=Linf(epsilon=8 / 255), steps=10, step_size=2 / 255, start="uniform")
+    assert built.method.attack_mode == "train"
+    assert built.data.validation == 1000
+
+
+def test_cifar_vits_have_the_numbers_of_mo_et_al():
+    built = load_recipe("cifar10/pgd_at_deit_tiny")
+    assert (built.epochs, built.batch_size, built.model.patch_size, built.model.img_size) == (40, 64, 4, 32)
+    sgd = built.optimizer
+    assert (sgd.lr, sgd.momentum, sgd.weight_decay, sgd.decay_all, sgd.clip_norm) == (0.1, 0.9, 1e-4, True, 1.0)
+    assert factors(built.schedule, 0, 34, 35, 37, 38, of=40) == [1, 1, 0.1, 0.1, 0.01]
+    assert (built.augment.mixup, built.augment.cutmix, built.augment.mix_probability) == (0.8, 1.0, 0.3)
+    assert load_recipe("cifar10/trades_deit_tiny").augment.mixes is False
+    assert (built.method.attack_mode, built.evaluation.threat) == ("eval", Linf(epsilon=8 / 255))
+
+
+def test_trades_and_mart_have_the_numbers_of_their_papers():
+    trades, mart = load_recipe("cifar10/trades_resnet18").method, load_recipe("cifar10/mart_resnet18").method
+    assert (trades.beta, mart.beta, load_recipe("cifar10/mart_wrn28_10").method.beta) == (6, 5, 6)
+    for method in (trades, mart):
+        assert (method.attack.start, method.attack.start_std, method.attack_mode) == ("gaussian", 1e-3, "eval")
+
+
+def test_the_digits_recipes_have_the_settings_of_the_trial():
+    built = load_recipe("digits/pgd_at")
+    assert (built.epochs, built.batch_size, built.model.name) == (40, 64, "vit_digits")
+    adamw = built.optimizer
+    assert (adamw.kind, adamw.lr, adamw.weight_decay, adamw.clip_norm, adamw.decay_all) == (
+        "adamw",
+        3e-3,
+        0.05,
+        1,
+        False,
+    )
+    assert built.schedule == Cosine(warmup=3 / 40)
+    assert built.method.attack == PGD(steps=5, threat=Linf(epsilon=0.2))
+    assert built.regime.epsilon == Ramp(until=0.5)
+    assert "regime" not in recipe_tree("digits/standard")
