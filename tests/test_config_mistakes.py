@@ -71,7 +71,8 @@ def recipe(*overrides: str) -> Recipe:
         (["epochs.x=3"], "epochs.x: got epochs is not a mapping; allowed a key of the recipe"),
         (["epochs.kind=3"], "epochs.kind: got epochs is not a mapping; allowed a key of the recipe"),
         (["steps"], "steps: got no '='; allowed key=value"),
-        (["=3"], "=3: got no '='; allowed key=value"),
+        (["=3"], "=3: got an empty key; allowed key=value"),
+        (["method..kind=mart"], "method..kind=mart: got an empty key; allowed key=value"),
         (["seed={"], "seed: got {; allowed a YAML value"),
     ],
 )

@@ -4,6 +4,8 @@ The names below are loaded when they are first used, so that ``import inure`` an
 """
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -43,12 +45,21 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f".{name}", __name__)
     if name in _HOME:
-        value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
-        # Importing the submodule ``train`` or ``load`` bound its name to the module; users want the function
-        globals()[name] = value
-        return value
+        return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
     if name == "__version__":
         from importlib import metadata
 
         return metadata.version("inure")
     raise AttributeError(f"module 'inure' has no attribute {name!r}")
+
+
+class _Package(ModuleType):
+    """Importing the submodule ``inure.train`` binds ``train`` to the module; here it stays the function."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("train", "load") and isinstance(value, ModuleType):
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -22,6 +22,7 @@ class Checkpoints:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._index = folder / "index.json"
+        self._refused: set[str] = set()
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Write one state; older ones than the newest two are removed afterwards."""
@@ -33,7 +34,8 @@ class Checkpoints:
         name = f"step-{step:09d}-{digest[:8]}.pt"
         files.write_bytes(self.folder / name, content)
         entry = {"file": name, "step": step, "sha256": digest}
-        entries = [entry, *(e for e in self._entries() if e["file"] != name)][:_KEEP]
+        earlier = [e for e in self._entries() if e["file"] not in {name, *self._refused}]
+        entries = [entry, *earlier][:_KEEP]
         files.write_json(self._index, entries)
         kept = {e["file"] for e in entries}
         for path in self.folder.glob("step-*.pt"):
@@ -51,6 +53,7 @@ class Checkpoints:
             state, reason = self._read(entry, recipe_hash)
             if state is not None:
                 return state, refused
+            self._refused.add(entry["file"])
             refused.append(f"checkpoint {entry['file']} refused: {reason}")
         if entries:
             given = f"{len(refused)} and none is good: {refused[0]}"

@@ -58,10 +58,6 @@ class Settings(BaseModel):
         except ValidationError as error:
             raise first_mistake(type(self), fields, error) from None
 
-    # pydantic's own mark of an __init__ that changes no value: nested settings are then validated in one pass with
-    # the outermost ones, and a mistake is known by its full key
-    __init__.__pydantic_base_init__ = True  # pyright: ignore[reportFunctionMemberAccess]
-
     @model_validator(mode="before")
     @classmethod
     def _complete_kinds(cls, tree: Any) -> Any:
@@ -120,8 +116,9 @@ def parse_overrides(overrides: Sequence[str]) -> list[tuple[str, Any]]:
     pairs = []
     for override in overrides:
         key, separator, text = override.partition("=")
-        if not separator or not key.strip():
-            raise UserError(override, "no '='", "key=value", "method.attack.steps=10")
+        if not separator or not all(key.strip().split(".")):
+            given = "an empty key" if separator else "no '='"
+            raise UserError(override, given, "key=value", "method.attack.steps=10")
         try:
             pairs.append((key.strip(), yaml.safe_load(text) if text else ""))
         except yaml.YAMLError:

@@ -21,7 +21,7 @@ _PRECISIONS = {
 
 def _precision(value: Any) -> str:
     if str(value) not in _PRECISIONS:
-        raise UserError("", value, "32 | bf16")
+        raise UserError("", value, "32 | tf32 | bf16")
     return _PRECISIONS[str(value)]
 
 
@@ -31,8 +31,11 @@ class Engine(Settings):
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: Annotated[Whole, Field(ge=1)] | Literal["auto"] = 1
     """Processes, one a device. ``torchrun`` and ``fabric run`` decide for themselves."""
-    precision: Annotated[Literal["32", "bf16"], BeforeValidator(_precision)] = "32"
-    """bf16: autocast for attack and update; weights, losses and projections stay float32."""
+    precision: Annotated[Literal["32", "tf32", "bf16"], BeforeValidator(_precision)] = "32"
+    """tf32: short mantissas in a GPU's products. bf16: autocast for attack and update; weights, losses and
+    projections stay float32."""
+    deterministic: bool = True
+    """The same kernels every time on a GPU, where there is a choice; attention's backward may still differ."""
     compile: bool = False
     """torch.compile the net; the attack's loop stays eager. Pays on GPUs and long runs."""
     channels_last: bool = False
@@ -59,9 +62,21 @@ def start(engine: Engine) -> Any:
         options["strategy"] = _data_parallel()
     # What `fabric run` was told on its command line goes before the recipe; Fabric refuses to hear both
     told = {name for name in options if f"LT_{name.upper()}" in os.environ}
+    _choose_kernels(engine)
     fabric = lightning_fabric.Fabric(**{name: value for name, value in options.items() if name not in told})
     fabric.launch()
     return fabric
+
+
+def _choose_kernels(engine: Engine) -> None:
+    """Whether a GPU may shorten mantissas and pick kernels as it likes; without one nothing changes."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.backends.cudnn.allow_tf32 = engine.precision == "tf32"
+        torch.set_float32_matmul_precision("high" if engine.precision == "tf32" else "highest")
+        torch.backends.cudnn.deterministic = engine.deterministic
+        torch.backends.cudnn.benchmark = not engine.deterministic
 
 
 def _processes(engine: Engine, accelerator: str) -> tuple[int, int]:
@@ -122,11 +137,3 @@ def prepare(engine: Engine, model: Any) -> Any:
     if engine.compile:
         model.compile()
     return model
-
-
-def average_buffers(fabric: Any, model: Any) -> None:
-    """Make BatchNorm statistics equal in all processes (their mean); each saw its own shard."""
-    if fabric.world_size > 1:
-        for buffer in model.buffers():
-            if buffer.is_floating_point():
-                buffer.copy_(fabric.all_reduce(buffer, reduce_op="mean"))

@@ -14,6 +14,9 @@ from .recipe import Recipe
 from .run import Run
 from .tracking import Tracker
 
+_COUNTS = ("images", "steps", "seconds")
+"""Kept on the host. The seconds are those of the steps, not of validation."""
+
 
 class Ledger:
     """The tally (on the device, read once an epoch) and the records in metrics.jsonl.
@@ -28,16 +31,20 @@ class Ledger:
         self._attacks = hasattr(recipe.method, "attack")
         self._history = [r for r in files.read_lines(run.metrics) if r["event"] == "epoch"]
         self._sums: dict[str, Tensor] = {}
+        self._counts = dict.fromkeys(_COUNTS, 0.0)
         self._begin = time.monotonic()
 
     def tally(self, logged: dict[str, Tensor], images: int) -> None:
         """Add one step's numbers; no host synchronisation."""
-        counted = {**logged, "images": torch.tensor(float(images)), "steps": torch.tensor(1.0)}
-        self._sums = {n: self._sums[n] + value if self._sums else value.clone() for n, value in counted.items()}
+        now = time.monotonic()
+        counted = {"images": float(images), "steps": 1.0, "seconds": now - self._begin}
+        self._counts = {name: self._counts[name] + value for name, value in counted.items()}
+        self._sums = {n: self._sums[n] + value if self._sums else value.clone() for n, value in logged.items()}
+        self._begin = now
 
     def mean_loss(self) -> float:
         """The mean loss since the last record: one host synchronisation."""
-        return float(self._sums["loss"]) / max(float(self._sums["steps"]), 1.0)
+        return float(self._sums["loss"]) / max(self._counts["steps"], 1.0)
 
     def average(self, mean: Callable[[Tensor], Tensor]) -> None:
         """Replace the tally of this process by the mean over all."""
@@ -45,12 +52,12 @@ class Ledger:
 
     def sums(self) -> dict[str, float]:
         """The tally, for a checkpoint."""
-        return {name: float(value) for name, value in self._sums.items()}
+        return {name: float(value) for name, value in self._sums.items()} | self._counts
 
     def restore(self, sums: dict[str, float], step: int, device: torch.device, *, resumed: bool) -> None:
         """Forget what came after ``step`` and continue its tally."""
-        host = ("images", "steps")
-        self._sums = {n: torch.tensor(v, device="cpu" if n in host else device) for n, v in sums.items()}
+        self._counts = {name: sums.get(name, 0.0) for name in _COUNTS}
+        self._sums = {n: torch.tensor(v, device=device) for n, v in sums.items() if n not in _COUNTS}
         self._history = [r for r in self._history if r["step"] <= step]
         self._begin = time.monotonic()
         if self._writes:
@@ -60,18 +67,17 @@ class Ledger:
 
     def close_epoch(self, epoch: int, step: int, progress: float, lr: float, validation: dict[str, float]) -> None:
         """Write the record of the epochs since the last one, say it, and warn where it gives reason to."""
-        sums = self.sums()
-        images, steps = sums.pop("images", 0.0), max(sums.pop("steps", 0.0), 1.0)
-        seconds = time.monotonic() - self._begin
+        images, steps, seconds = (max(self._counts[name], 1e-9) for name in _COUNTS)
+        sums = {name: float(value) for name, value in self._sums.items()}
         attack = getattr(self.recipe.method, "attack", None)
         epsilon = self.recipe.regime.scale(attack, progress).threat.epsilon if attack is not None else None
         record = {
             "event": "epoch", "epoch": epoch, "step": step, "progress": progress, "lr": lr, "epsilon": epsilon,
-            "seconds": seconds, "images_per_second": images / max(seconds, 1e-9),
+            "seconds": seconds, "images_per_second": images / seconds,
             "train": {name: value / steps for name, value in sums.items()}, "validation": validation,
         }  # fmt: skip
         self._history.append(record)
-        self._sums, self._begin = {}, time.monotonic()
+        self._sums, self._counts, self._begin = {}, dict.fromkeys(_COUNTS, 0.0), time.monotonic()
         if self._writes:
             self._publish(record)
 

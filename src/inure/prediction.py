@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .data.decode import FORMATS
 from .errors import UserError
 from .load import load
 from .models import Classifier
@@ -63,7 +64,7 @@ def read_image(path: Path, channels: int, size: tuple[int, int] | None) -> Tenso
     from PIL import Image
 
     try:
-        with Image.open(path) as opened:
+        with Image.open(path, formats=FORMATS) as opened:
             wide = opened.mode.startswith("I")  # 16-bit grey: Pillow would clip it at 255
             image = Image.fromarray((np.asarray(opened).astype(int) >> 8).astype("uint8")) if wide else opened
             image = image.convert("L" if channels == 1 else "RGB")

@@ -155,15 +155,21 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     return config.build(Recipe, config.apply_overrides(recipe_tree(name), config.parse_overrides(overrides)))
 
 
-def recipe_tree(name: str) -> dict[str, Any]:
-    """The plain data of a recipe with the recipes that it ``extends`` merged in."""
-    path = find_shipped("recipes", name, "RECIPE")
+def recipe_tree(name: str, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The plain data of a recipe with the recipes that it ``extends`` merged in; ``above`` are those that extend it.
+
+    Raises:
+        UserError: If there is no such recipe, or it extends itself.
+    """
+    path = find_shipped("recipes", name, "RECIPE").resolve()
+    if path in above:
+        raise UserError("extends", " -> ".join(p.stem for p in (*above, path)), "recipes that do not extend themselves")
     tree = config.read_yaml(path)
     bases = tree.pop("extends", [])
     merged: dict[str, Any] = {}
     for base in [bases] if isinstance(bases, str) else bases:
         relative = path.parent / str(base)
-        merged = config.merge(merged, recipe_tree(str(relative) if relative.is_file() else str(base)))
+        merged = config.merge(merged, recipe_tree(str(relative) if relative.is_file() else str(base), (*above, path)))
     return config.merge(merged, tree)
 
 

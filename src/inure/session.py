@@ -3,8 +3,8 @@
 import hashlib
 import json
 import signal
+import sys
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from types import FrameType, TracebackType
@@ -12,30 +12,26 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from . import engine, files
-from .averaging import SWA, Averager, estimate_statistics
+from . import engine, files, statistics
+from .averaging import SWA, Averager
 from .checkpoints import Checkpoints, write_weights
 from .config import dump
 from .console import Bars
-from .data import Loader, to_batch
-from .errors import NonFinite, Stop
+from .data import Loader
+from .errors import NonFinite, Stop, UserError
 from .guards import FiniteGuard
 from .ledger import Ledger, accuracies_text
 from .models import build
 from .recipe import Recipe
 from .run import Run
 from .tracking import open_trackers
-from .types import Batch
 from .validation import Validator, accuracies
 
 _SYNC_EVERY = 16
 """Steps between agreements of several processes on whether to stop."""
 _SHOW_SECONDS = 1.0
 """Between two looks at the loss for the progress bar; one look is one host synchronisation."""
-_SWA_BATCHES = 32
-"""Crafted batches from which SWA's BatchNorm statistics are estimated."""
 
 
 @dataclass
@@ -105,6 +101,8 @@ class Session:
                 num_classes=training.num_classes, input_shape=list(training.shape),
             )  # fmt: skip
         session._restore()
+        if session.progress.step == 0 and recipe.guards.nonfinite == "rollback":
+            session.save()  # something to go back to
         return session
 
     def __enter__(self) -> Self:
@@ -129,6 +127,8 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.bars.__exit__(kind, error, trace)
+        if isinstance(error, UserError | NonFinite) and not self.fabric.is_global_zero:
+            print(f"inure: process {self.fabric.global_rank}: {error}", file=sys.stderr)
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         for tracker in self.ledger.trackers:
@@ -193,7 +193,8 @@ class Session:
         state, now = self.progress, time.monotonic()
         state.seconds, self._clock = state.seconds + now - self._clock, now
         state.sums = self.ledger.sums()
-        engine.average_buffers(self.fabric, self._local)
+        buffers = statistics.gather(self.fabric, self._local)
+        averaged = statistics.gather(self.fabric, self.averager.module) if self.averager else {}
         if self.fabric.is_global_zero:
             content = {
                 "recipe_hash": self.recipe_hash,
@@ -201,6 +202,7 @@ class Session:
                 "model": self._local.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "averager": self.averager.state_dict() if self.averager else None,
+                "buffers": {"model": buffers, "averager": averaged},
             }
             self.checkpoints.save(state.step, content)
             self.run.write_info(
@@ -242,8 +244,10 @@ class Session:
             self.progress = Progress(**json.loads(content["progress"]))
             self._local.load_state_dict(content["model"])
             self.optimizer.load_state_dict(content["optimizer"])
+            statistics.scatter(self.fabric, self._local, content["buffers"]["model"])
             if self.averager is not None:
                 self.averager.load_state_dict(content["averager"])
+                statistics.scatter(self.fabric, self.averager.module, content["buffers"]["averager"])
         self._guard.reset()
         state = self.progress
         self.ledger.restore(state.sums, state.step, self.fabric.device, resumed=content is not None)
@@ -258,21 +262,14 @@ class Session:
         self.bars.show("run", state.step, self.total_steps, note=note, unit="steps")
 
     def _evaluated_module(self) -> nn.Module:
-        engine.average_buffers(self.fabric, self._local)
+        statistics.average_over_processes(self.fabric, self._local)
         if self.averager is None:
             return self._local
-        averaged = self.averager.module
-        if isinstance(self.recipe.averaging, SWA) and any(isinstance(m, _BatchNorm) for m in averaged.modules()):
-            torch.manual_seed(self.progress.step)
-            estimate_statistics(averaged, self._statistics_batches(), self.recipe.method, self.recipe.balance)
-        engine.average_buffers(self.fabric, averaged)
+        averaged, state = self.averager.module, self.progress
+        if isinstance(self.recipe.averaging, SWA) and self.averager.updates and statistics.has_statistics(averaged):
+            statistics.estimate(averaged, self.recipe, self.loader, state.epoch, self.num_classes, state.step)
+        statistics.average_over_processes(self.fabric, averaged)
         return averaged
-
-    def _statistics_batches(self) -> Iterator[Batch]:
-        batches = self.loader.epoch(self.progress.epoch)
-        for _, (pixels, labels, rows) in zip(range(_SWA_BATCHES), batches, strict=False):
-            x, y = to_batch(pixels, labels, None, self.num_classes)
-            yield Batch(x, y, rows, 1.0)
 
     def _validate(self, module: nn.Module) -> dict[str, float]:
         # Compiled graphs are for the shapes of training; here they would only be compiled anew
@@ -292,6 +289,9 @@ class Session:
         self.ledger.warn(self.progress.epoch, self.progress.step, kind, detail)
 
     def _note_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._signal is not None:  # twice: do not wait for the step to end
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
         self._signal = number
 
     def _leaving(self) -> bool:

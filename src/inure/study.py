@@ -11,13 +11,13 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from . import config, files
+from . import config, engine, files
 from .config import Settings, Whole
 from .console import percent, stderr, table
 from .errors import NonFinite, Stop, UserError, unknown_name
 from .evaluation.suites import SUITES
 from .recipe import Recipe, find_shipped, load_recipe
-from .run import Run
+from .run import Run, default_out
 
 QUANTITIES = ("clean_accuracy", "robust_accuracy")
 
@@ -69,13 +69,19 @@ def load_study(name: str) -> Study:
     return config.build(Study, config.read_yaml(find_shipped("studies", name, "STUDY")))
 
 
-def run_study(study: Study, out: Path, *, quiet: bool = False) -> Path:
+def run_study(study: Study, out: Path | None = None, *, name: str = "study", quiet: bool = False) -> Path:
     """Train and evaluate every cell; write study.json, table.md and figure.png into ``out``.
 
     A run that stopped because a loss was not finite is recorded as a failure; the others go on.
 
+    Args:
+        study: What to run.
+        out: The folder of all runs; by default a new one under ``runs/``, called after ``name``.
+        name: For the default folder.
+        quiet: No progress on stderr.
+
     Returns:
-        ``out``.
+        The folder.
 
     Raises:
         UserError: For an override that does not fit any recipe, before anything runs, or another study in ``out``.
@@ -84,7 +90,11 @@ def run_study(study: Study, out: Path, *, quiet: bool = False) -> Path:
     recipes = {
         (name, seed): load_recipe(base, [*sets, f"seed={seed}"]) for name, base, sets in cells for seed in study.seeds
     }
-    _claim(out, study)
+    out = out or _default_out(name, study, [*recipes.values()])
+    writes = not engine.is_child()
+    quiet = quiet or not writes
+    if writes:
+        _claim(out, study)
     results = []
     for number, (name, _, _) in enumerate(cells, start=1):
         found: dict[str, list[Any]] = {"seeds": [], "failures": [], **{q: [] for q in QUANTITIES}}
@@ -103,7 +113,8 @@ def run_study(study: Study, out: Path, *, quiet: bool = False) -> Path:
             for quantity in QUANTITIES:
                 found[quantity].append(summary[quantity])
         results.append(Cell(name=name, **found))
-        _write(out, study, results)
+        if writes:
+            _write(out, study, results)
     if not quiet:
         stderr().print(table(study.about or "study", _HEADER, [_row(cell) for cell in results]))
     return out
@@ -121,10 +132,14 @@ def _one(recipe: Recipe, folder: Path, suite: str | None, name: str, quiet: bool
     from .train import train
 
     run = Run(train(recipe, folder, name=name, resume=True, quiet=quiet))
-    done = run.path / "evaluations" / (suite or recipe.evaluation.suite) / "summary.json"
-    if done.exists():
-        return json.loads(done.read_text())
-    return evaluate_target(str(run.path), suite=suite, resume=True, quiet=True)[1]
+    devices = 1 if recipe.engine.devices == "auto" else recipe.engine.devices
+    return evaluate_target(str(run.path), suite=suite, devices=devices, resume=True, quiet=True)[1]
+
+
+def _default_out(name: str, study: Study, recipes: list[Recipe]) -> Path:
+    if any(recipe.engine.devices != 1 for recipe in recipes):  # each process would choose another
+        raise UserError("--out", None, "a folder, where engine.devices is not 1", "--out runs/study")
+    return default_out(name, study.seeds[0])
 
 
 def _claim(out: Path, study: Study) -> None:

@@ -136,12 +136,15 @@ class L1(Settings):
         """The nearest point of the ball and [0, 1] together, exactly (a water level found by sorting)."""
         delta = (x_adv - x).flatten(1)
         room = torch.where(delta > 0, 1 - x.flatten(1), x.flatten(1)).clamp_min(0)
-        radius = _radius(self.epsilon, x).view(-1, 1)
+        radius = self.epsilon.to(x).view(-1, 1) if isinstance(self.epsilon, Tensor) else self.epsilon
         level = _water_level(delta.abs(), room, radius)
         size = torch.minimum((delta.abs() - level).clamp_min(0), room)
-        # Rounding in the sums may leave the total a hair above the radius; shrinking keeps the box
+        # Rounding in the sums may leave the total a hair above the radius; shrinking keeps the box, and points
+        # between the two bounds stay as they are, so that projecting twice changes nothing
         size = size * (radius * _INSIDE / size.sum(1, keepdim=True).clamp_min(_TINY)).clamp_max(1)
-        inside = (delta.abs().sum(1, keepdim=True) <= radius) & (delta.abs() <= room).all(1, keepdim=True)
+        inside = (delta.abs().sum(1, keepdim=True) <= radius * (1 + _INSIDE) / 2) & (delta.abs() <= room).all(
+            1, keepdim=True
+        )
         shrunk = x + (size * delta.sign()).view_as(x)
         return torch.where(inside.view(-1, 1, 1, 1), x_adv, shrunk).clamp(0, 1)
 
@@ -185,18 +188,16 @@ def _not_negative(value: float) -> float:
     return value
 
 
-def _radius(value: float | Tensor, x: Images) -> Tensor:
-    """A number as a 0-d tensor, or a (B,) tensor as (B, 1, 1, 1)."""
-    if isinstance(value, Tensor) and value.ndim:
-        return value.to(x).view(-1, 1, 1, 1)
-    return torch.as_tensor(value, dtype=x.dtype, device=x.device)
+def _radius(value: float | Tensor, x: Images) -> float | Tensor:
+    """A number as it is (as a tensor it would be copied to the device at each step), (B,) as (B, 1, 1, 1)."""
+    return value.to(x).view(-1, 1, 1, 1) if isinstance(value, Tensor) and value.ndim else value
 
 
 def _unit(v: Tensor) -> Tensor:
     return v / v.flatten(1).norm(dim=1).clamp_min(_TINY).view(-1, 1, 1, 1)
 
 
-def _water_level(size: Tensor, room: Tensor, total: Tensor) -> Tensor:
+def _water_level(size: Tensor, room: Tensor, total: float | Tensor) -> Tensor:
     """(B, 1) the least level >= 0 at which sum(min(max(size - level, 0), room)) is at most ``total``.
 
     The sum falls linearly between the points ``size`` (a coordinate becomes dry) and ``size - room`` (it stops

@@ -1,10 +1,13 @@
-"""The running average of a net's weights, on top of torch.optim.swa_utils."""
+"""The running average of a net's weights.
 
+As torch.optim.swa_utils.AveragedModel with ``use_buffers``, which would copy its counter to the device at every step.
+"""
+
+import copy
 from typing import Any
 
 import torch
-from torch import nn
-from torch.optim.swa_utils import AveragedModel
+from torch import Tensor, nn
 
 
 class Averager:
@@ -18,28 +21,31 @@ class Averager:
 
     def __init__(self, model: nn.Module, average: Any, start: float) -> None:
         self._average, self._start = average, start
+        self._averaged = copy.deepcopy(model).requires_grad_(False)
         self.updates = 0
-        # use_buffers: BatchNorm statistics are averaged along with the weights that produced them
-        self._averaged = AveragedModel(model, multi_avg_fn=self._combine, use_buffers=True)
-        self._averaged.requires_grad_(False)
+        """Steps that are in the average; 0 while it follows the net."""
 
     @property
     def module(self) -> nn.Module:
         """The net with the averaged weights, in eval mode."""
-        return self._averaged.module.eval()
+        return self._averaged.eval()
 
+    @torch.no_grad()
     def update(self, model: nn.Module, progress: float) -> None:
-        """Take in the weights after one step."""
+        """Take in the weights after one step; BatchNorm statistics are averaged with the weights they belong to."""
         started = progress >= self._start
         self.updates = self.updates if started else 0
-        self._averaged.update_parameters(model)
-        self.updates += started
-
-    def _combine(self, averaged: Any, current: Any, _: Any) -> None:
-        if self.updates == 0 or not averaged[0].is_floating_point():
-            torch._foreach_copy_(averaged, current)
+        averaged, current = _tensors(self._averaged), _tensors(model)
+        floating = [t.is_floating_point() for t in averaged]
+        ours, theirs = ([t for t, f in zip(ts, floating, strict=True) if f] for ts in (averaged, current))
+        if self.updates == 0:
+            torch._foreach_copy_(ours, theirs)
         else:
-            self._average(averaged, current, self.updates)
+            self._average(ours, theirs, self.updates)
+        for counter, value, is_float in zip(averaged, current, floating, strict=True):
+            if not is_float:
+                counter.copy_(value)
+        self.updates += started
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs."""
@@ -49,3 +55,7 @@ class Averager:
         """Continue from ``state_dict``'s value."""
         self.updates = state["updates"]
         self._averaged.load_state_dict(state["averaged"])
+
+
+def _tensors(model: nn.Module) -> list[Tensor]:
+    return [*model.parameters(), *model.buffers()]

@@ -17,8 +17,9 @@ def study(
 
     A study is YAML: base (a recipe), set (overrides), grid (key: [values]), seeds, suite.
     """
-    from ..run import default_out
+    from ..engine import is_child
     from ..study import load_study, run_study
 
-    loaded = load_study(study)
-    print(run_study(loaded, out or default_out(f"study_{Path(study).stem}", 0), quiet=quiet))
+    path = run_study(load_study(study), out, name=f"study_{Path(study).stem}", quiet=quiet)
+    if not is_child():
+        print(path)

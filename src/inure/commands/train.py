@@ -38,6 +38,8 @@ def train(
     seeds, rest = _seeds(overrides or [])
     if seeds is not None and max_minutes is not None:
         raise UserError("--max-minutes", max_minutes, "no limit where several seeds are trained", "a seed at a time")
+    if resume and out is None:
+        raise UserError("--resume", "no --out", "the folder of the run to continue", "--out RUN --resume")
     if seeds is not None and not dry_run:
         _train_seeds(recipe, rest, seeds, out, quiet)
         return
@@ -57,11 +59,12 @@ def train(
 
 
 def _train_seeds(recipe: str, overrides: list[str], seeds: list[int], out: Path | None, quiet: bool) -> None:
-    from ..run import default_out
+    from ..engine import is_child
     from ..study import Study, run_study
 
-    study = Study(base=recipe, set=overrides, seeds=seeds)
-    print(run_study(study, out or default_out(recipe, seeds[0]), quiet=quiet))
+    path = run_study(Study(base=recipe, set=overrides, seeds=seeds), out, name=recipe, quiet=quiet)
+    if not is_child():
+        print(path)
 
 
 def _seeds(overrides: list[str]) -> tuple[list[int] | None, list[str]]:

@@ -19,7 +19,7 @@ from .encoded import Cell, Cells, Encoded
 from .image_set import ImageSet, Lazy
 from .progress import SlowProgress
 
-_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 _GREY = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L"}
 _COLOUR = {"P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
 _CHUNK = 256
@@ -209,7 +209,7 @@ def _open(cell: Cell) -> Image.Image:
         if cell is None:
             raise ValueError("no image there")
         data = cell.read_bytes() if isinstance(cell, Path) else cell
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Exception as error:
         raise BadImageError(_reason(error)) from None
     if image.mode not in _GREY and image.mode not in _COLOUR:

@@ -105,10 +105,10 @@ class Loader:
             # A generator of its own: the default one belongs to the training step.
             generator=torch.Generator(),
         )
-        for rows, x in zip(batches, images, strict=True):
+        together = torch.cat(batches).to(self.device) if batches else torch.empty(0)
+        for rows, x in zip(together.split([len(rows) for rows in batches]), images, strict=True):
             if isinstance(x, UserError):
                 raise x
-            rows = rows.to(self.device)
             yield x.to(self.device, non_blocking=pinned), self._labels[rows], rows
 
 

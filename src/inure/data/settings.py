@@ -68,6 +68,9 @@ class Data(Settings):
         _refuse_other_classes(
             validation.labels, validation.class_names, every.labels, every.class_names, "data.validation"
         )
+        self._refuse_selection_on(validation, every, "data.source, the training images")
+        if test is not None:
+            self._refuse_selection_on(validation, load(test, "test", img_size=img_size), "the test images")
         if validation.shape != every.shape:
             given = f"images of {validation.shape}, others than {every.shape} of data.source"
             raise UserError("data.validation", given, "images of one shape", "model.img_size")
@@ -87,6 +90,12 @@ class Data(Settings):
             return images
         _refuse_other_classes(images.labels, images.class_names, labels, names, "data.test")
         return images
+
+    def _refuse_selection_on(self, validation: ImageSet, other: ImageSet, what: str) -> None:
+        if validation.hash == other.hash:
+            raise UserError(
+                "data.validation", f"{self.validation}, which is {what}", "other images, or a fraction", "0.1"
+            )
 
     def _test_spec(self) -> str | None:
         """Where the test images are; None if that would be the training images."""
