@@ -123,6 +123,13 @@ def test_extends_lays_the_file_over_its_bases_in_order(tmp_path):
     assert load_recipe(str(tmp_path / "d.yaml")).method == TRADES(beta=1)
 
 
+def test_recipes_that_extend_each_other_are_refused(tmp_path):
+    for name, base in (("a", "b"), ("b", "a")):
+        (tmp_path / f"{name}.yaml").write_text(f"extends: {base}.yaml")
+    with pytest.raises(UserError, match="^extends: got a -> b -> a; allowed recipes that do not extend themselves"):
+        load_recipe(str(tmp_path / "a.yaml"))
+
+
 def test_a_file_may_extend_a_shipped_recipe(tmp_path):
     (tmp_path / "mine.yaml").write_text("extends: digits/pgd_at\nepochs: 2")
     mine, shipped = load_recipe(str(tmp_path / "mine.yaml")), load_recipe("digits/pgd_at")
@@ -221,6 +228,8 @@ others = some(
 @settings(max_examples=150, deadline=None)
 @given(methods, others)
 def test_a_recipe_survives_yaml_exactly(method, tree):
+    if method["kind"] == "mart":  # its loss takes no criterion
+        tree = {key: value for key, value in tree.items() if key != "balance"}
     built = config.build(Recipe, {"method": method, **tree})
     text = config.to_yaml(config.dump(built))
     assert config.build(Recipe, yaml.safe_load(text)) == built

@@ -120,6 +120,9 @@ def test_an_unknown_field_of_one_kind_may_belong_to_another():
         (["method.kind=standard", "regime.epsilon.kind=ramp"], "regime.epsilon"),
         (["method.attack.kind=fgsm", "regime.steps.kind=ramp"], "regime.steps"),
         (["method.kind=standard", "checkpoint.metric=robust", "evaluation.threat.epsilon=0"], "checkpoint.metric"),
+        (["method.kind=standard", "balance.attack.label_smoothing=0.1"], "balance.attack"),
+        (["method.kind=trades", "balance.attack.label_smoothing=0.1"], "balance.attack"),
+        (["method.kind=mart", "balance.train.label_smoothing=0.1"], "balance.train"),
     ],
 )
 def test_combinations_that_cannot_work_are_refused_by_name(overrides, setting):

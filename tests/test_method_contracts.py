@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from contracts import METHODS
+from inure.balance import CrossEntropy
 from inure.losses import cross_entropy
 from inure.types import Batch
 from tiny import assert_same_state, counting, noise_of, soft, state_of, tiny_batch, tiny_net
@@ -13,7 +14,7 @@ from tiny import assert_same_state, counting, noise_of, soft, state_of, tiny_bat
 methods = pytest.mark.parametrize("line", METHODS, ids=[f"{line.method.kind}-{i}" for i, line in enumerate(METHODS)])
 
 
-def crafted(line, net, batch: Batch):
+def crafted(line, net, batch: Batch, criterion=cross_entropy):
     """As ``train_step`` crafts, with noise that depends on the rows alone."""
     attack = getattr(line.method, "attack", None)
 
@@ -21,7 +22,7 @@ def crafted(line, net, batch: Batch):
         assert attack is not None
         return attack(*arguments, **options, noise=noise_of(batch))
 
-    return line.method.craft(net, batch, search if attack else None, cross_entropy)
+    return line.method.craft(net, batch, search if attack else None, criterion)
 
 
 def doubled(batch: Batch) -> Batch:
@@ -99,3 +100,16 @@ def test_with_epsilon_zero_a_method_sees_the_images_themselves(line):
     attack = line.method.attack.model_copy(update={"threat": line.method.attack.threat.with_epsilon(0.0)})
     net, batch = tiny_net().eval(), tiny_batch()
     assert torch.equal(line.method.craft(net, batch, attack, cross_entropy), batch.x)
+
+
+@methods
+def test_a_criterion_has_an_effect_unless_the_method_says_that_it_ignores_it(line):
+    batch, smooth = doubled(tiny_batch()), CrossEntropy(label_smoothing=0.5)
+
+    def total(attack=cross_entropy, train=cross_entropy):
+        net = tiny_net().eval().double()
+        return line.method.losses(net, batch, crafted(line, net, batch, attack), train).total
+
+    for name in ("attack", "train"):
+        ignored = name in getattr(line.method, "ignores", ())
+        assert torch.equal(total(**{name: smooth}), total()) == ignored, name

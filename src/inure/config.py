@@ -19,6 +19,7 @@ from pydantic_core import ErrorDetails
 
 from .errors import UserError, unknown_name
 
+_MAPPING = "a mapping of settings"
 _FRACTION = re.compile(r"\s*([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*/\s*([0-9.]+)\s*")
 
 
@@ -203,7 +204,10 @@ def first_mistake(cls: type[BaseModel], tree: Mapping[str, Any], error: Validati
     # A field of several types fails once for each of them
     here = [d for d in details if _place(cls, tree, d)[0] == where]
     allowed = " or ".join(dict.fromkeys(_allowed(d) for d in here))
-    return UserError(where or cls.__name__, detail.get("input"), allowed, getattr(cause, "remedy", None))
+    given, remedy = detail.get("input"), getattr(cause, "remedy", None)
+    if allowed == _MAPPING and isinstance(given, str):
+        remedy = f"{where}.kind={given}"
+    return UserError(where or cls.__name__, given, allowed, remedy)
 
 
 def _wrong_kind(where: str, detail: ErrorDetails) -> UserError:
@@ -234,7 +238,7 @@ def _allowed(detail: ErrorDetails) -> str:
         case "missing":
             return "a value here: it has no default"
         case "model_type" | "model_attributes_type" | "dict_type":
-            return "a mapping of settings"
+            return _MAPPING
         case "too_long":
             return f"a list of at most {context['max_length']}"
         case "none_required":

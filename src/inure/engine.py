@@ -64,7 +64,8 @@ def start(engine: Engine) -> Any:
     told = {name for name in options if f"LT_{name.upper()}" in os.environ}
     _choose_kernels(engine)
     fabric = lightning_fabric.Fabric(**{name: value for name, value in options.items() if name not in told})
-    fabric.launch()
+    if "LT_CLI_USED" not in os.environ:  # `fabric run` has launched already
+        fabric.launch()
     return fabric
 
 

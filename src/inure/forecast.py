@@ -1,37 +1,49 @@
 """What a run would cost, before it is started: ``inure train ... --dry-run``."""
 
 import time
-from typing import Any
 
 import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
 
 from . import engine
 from .data import to_batch
-from .models import build
+from .models import Model, build
 from .recipe import Recipe
 from .run import yaml_of
 from .train import train_step
 from .types import Batch
 
 _MEASURED = 16
+_END = 1 - 1e-9
 
 
 def passes(recipe: Recipe) -> dict[str, float]:
-    """Passes of one training step in units of one batch, at full strength: forwards, input and full backwards."""
-    method: Any = recipe.method
-    attack = getattr(method, "attack", None)
-    steps = getattr(attack, "steps", 1) if attack is not None else 0
-    restarts = getattr(attack, "restarts", 1) if attack is not None else 0
-    width = 2.0 if method.kind in ("trades", "mart") else 1.0
-    updates = 2.0 if recipe.perturbation is not None else 1.0
-    extra = 1.0 if method.kind == "trades" else 0.0
-    if restarts > 1 or getattr(attack, "keep", "last") == "worst":
-        extra += restarts  # every run's last point is looked at too
-    return {
-        "forwards": steps * restarts + extra + width * updates,
-        "input_backwards": float(steps * restarts),
-        "full_backwards": width * updates,
-    }
+    """Passes of one training step at full strength, in units of one batch, counted on a net of two layers.
+
+    A forward with gradients switched on has its backward: a full one if the parameters want gradients, one to the
+    images if they are frozen.
+    """
+    counts = {"forwards": 0, "input_backwards": 0, "full_backwards": 0}
+    images = 4
+
+    def count(net: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        counts["forwards"] += len(arguments[0])
+        if torch.is_grad_enabled():
+            full = any(p.requires_grad for p in net.parameters())
+            counts["full_backwards" if full else "input_backwards"] += len(arguments[0])
+
+    with torch.random.fork_rng(devices=[]):
+        net = build(Model(name="cnn_tiny"), num_classes=4, shape=(1, 8, 8))
+        net.register_forward_pre_hook(count)
+        fabric = Fabric(accelerator="cpu", devices=1)
+        model, optimizer = fabric.setup(net, recipe.optimizer.build(net))
+        batch = Batch(torch.rand(images, 1, 8, 8), torch.arange(images), torch.arange(images), _END)
+        train_step(
+            fabric, model, optimizer, batch, method=recipe.method, balance=recipe.balance, regime=recipe.regime,
+            perturbation=recipe.perturbation,
+        )  # fmt: skip
+    return {name: value / images for name, value in counts.items()}
 
 
 def forecast(recipe: Recipe) -> None:
@@ -54,7 +66,7 @@ def forecast(recipe: Recipe) -> None:
         for _ in range(2):  # the first one warms up
             begin = time.perf_counter()
             logged = train_step(
-                fabric, model, optimizer, Batch(x, y, rows, 1.0 - 1e-9), method=recipe.method, balance=recipe.balance,
+                fabric, model, optimizer, Batch(x, y, rows, _END), method=recipe.method, balance=recipe.balance,
                 regime=recipe.regime, perturbation=recipe.perturbation, clip_norm=recipe.optimizer.clip_norm,
             )  # fmt: skip
             float(logged["loss"])

@@ -14,7 +14,7 @@ from .recipe import Recipe
 from .run import Run
 from .tracking import Tracker
 
-_COUNTS = ("images", "steps", "seconds")
+_COUNTS: tuple[str, ...] = ("images", "steps", "seconds")
 """Kept on the host. The seconds are those of the steps, not of validation."""
 
 
@@ -67,7 +67,7 @@ class Ledger:
 
     def close_epoch(self, epoch: int, step: int, progress: float, lr: float, validation: dict[str, float]) -> None:
         """Write the record of the epochs since the last one, say it, and warn where it gives reason to."""
-        images, steps, seconds = (max(self._counts[name], 1e-9) for name in _COUNTS)
+        images, steps, seconds = (max(self._counts[name], 1e-9) for name in ("images", "steps", "seconds"))
         sums = {name: float(value) for name, value in self._sums.items()}
         attack = getattr(self.recipe.method, "attack", None)
         epsilon = self.recipe.regime.scale(attack, progress).threat.epsilon if attack is not None else None

@@ -68,6 +68,7 @@ class Session:
         self._guard = FiniteGuard()
         self._deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
         self._signal: int | None = None
+        self._signalled = 0.0
         self._clock = self._show_next = time.monotonic()
 
     @classmethod
@@ -205,9 +206,7 @@ class Session:
                 "buffers": {"model": buffers, "averager": averaged},
             }
             self.checkpoints.save(state.step, content)
-            self.run.write_info(
-                epochs_done=state.epoch, step=state.step, seconds=state.seconds, best=state.best, last=state.last
-            )
+            self._write_progress()
         self.fabric.barrier()
 
     def roll_back(self, error: NonFinite) -> None:
@@ -248,10 +247,18 @@ class Session:
             if self.averager is not None:
                 self.averager.load_state_dict(content["averager"])
                 statistics.scatter(self.fabric, self.averager.module, content["buffers"]["averager"])
+            if self.fabric.is_global_zero:
+                self._write_progress()  # a kill may have come between the checkpoint and run.json
         self._guard.reset()
         state = self.progress
         self.ledger.restore(state.sums, state.step, self.fabric.device, resumed=content is not None)
         self._clock = time.monotonic()
+
+    def _write_progress(self) -> None:
+        state = self.progress
+        self.run.write_info(
+            epochs_done=state.epoch, step=state.step, seconds=state.seconds, best=state.best, last=state.last
+        )
 
     def _show(self) -> None:
         self._show_next = time.monotonic() + _SHOW_SECONDS
@@ -289,10 +296,11 @@ class Session:
         self.ledger.warn(self.progress.epoch, self.progress.step, kind, detail)
 
     def _note_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._signal is not None:  # twice: do not wait for the step to end
+        # Once more: do not wait for the step to end. Launchers hand a Ctrl-C on at once; that is not once more
+        if self._signal is not None and time.monotonic() > self._signalled + 1:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
-        self._signal = number
+        self._signal, self._signalled = number, time.monotonic()
 
     def _leaving(self) -> bool:
         wanted = self._signal is not None or (self._deadline is not None and time.monotonic() > self._deadline)

@@ -1,12 +1,11 @@
 """BatchNorm statistics: estimated for averaged weights, made equal over processes, kept apart in checkpoints."""
 
-from collections.abc import Iterator
+import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim.swa_utils import update_bn
 
 from .data import Loader, to_batch
 from .recipe import Recipe
@@ -22,17 +21,27 @@ def has_statistics(model: nn.Module) -> bool:
 
 
 def estimate(model: nn.Module, recipe: Recipe, loader: Loader, epoch: int, num_classes: int, seed: int) -> None:
-    """Estimate the statistics of ``model`` anew, on images that a training step would see, crafted against it."""
+    """Estimate the statistics of ``model`` anew: their mean over the forwards of training steps.
+
+    What those steps attack is a copy with the statistics as they were, since those of ``model`` are in the making.
+    """
     torch.manual_seed(seed)
-    update_bn(_crafted(model, recipe, loader, epoch, num_classes), model)
-    model.eval()
-
-
-def _crafted(model: nn.Module, recipe: Recipe, loader: Loader, epoch: int, num_classes: int) -> Iterator[Tensor]:
     method: Any = recipe.method
+    attacked, attack = copy.deepcopy(model), getattr(method, "attack", None)
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # torch's word for the plain mean over batches
+    model.train()
     for _, (pixels, labels, rows) in zip(range(_BATCHES), loader.epoch(epoch), strict=False):
-        x, y = to_batch(pixels, labels, recipe.augment, num_classes)
-        yield method.craft(model, Batch(x, y, rows, 1.0), getattr(method, "attack", None), recipe.balance.attack)
+        batch = Batch(*to_batch(pixels, labels, recipe.augment, num_classes), rows, 1.0)
+        x_adv = method.craft(attacked, batch, attack, recipe.balance.attack)
+        with torch.no_grad():
+            method.losses(model, batch, x_adv, recipe.balance.train)
+    model.eval()
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
 
 
 def average_over_processes(fabric: Any, model: nn.Module) -> None:

@@ -138,7 +138,7 @@ def _one(recipe: Recipe, folder: Path, suite: str | None, name: str, quiet: bool
 
 def _default_out(name: str, study: Study, recipes: list[Recipe]) -> Path:
     if any(recipe.engine.devices != 1 for recipe in recipes):  # each process would choose another
-        raise UserError("--out", None, "a folder, where engine.devices is not 1", "--out runs/study")
+        raise UserError("--out", "nothing", "a folder, where engine.devices is not 1", "--out runs/study")
     return default_out(name, study.seeds[0])
 
 

@@ -56,7 +56,7 @@ def evaluate_target(
         images = images.head(examples)
     folder = out or (run.path / "evaluations" / suite if run else None)
     if folder is None:
-        raise UserError("--out", None, "a folder for the results of file.py:function", "--out results")
+        raise UserError("--out", "nothing", "a folder for the results of file.py:function", "--out results")
     if folder.exists() and not folder.is_dir():
         raise UserError("--out", str(folder), "a folder")
     fabric = _start(device, devices)
@@ -138,7 +138,7 @@ def _threat(run: Run | None, text: str | None) -> Geometry:
     if text is not None:
         return parse_threat(text)
     if run is None:
-        raise UserError("--threat", None, "KIND:EPSILON, required for file.py:function", "--threat linf:8/255")
+        raise UserError("--threat", "nothing", "KIND:EPSILON, required for file.py:function", "--threat linf:8/255")
     return run.recipe().evaluation.threat
 
 
@@ -149,7 +149,7 @@ def _images(run: Run | None, classifier: Classifier, data: str | None) -> ImageS
     elif run is not None:
         images = run.recipe().data.load_test(size)
     else:
-        raise UserError("--data", None, "a data set, required for file.py:function", "--data digits")
+        raise UserError("--data", "nothing", "a data set, required for file.py:function", "--data digits")
     if run is not None and (expected := tuple(run.info()["input_shape"])) != images.shape:
         raise UserError("--data", f"images of {images.shape}", f"{expected}, the net's input", "model.img_size")
     return images

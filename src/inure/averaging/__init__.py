@@ -6,10 +6,9 @@ from pydantic import Field
 
 from .averager import Averager
 from .ema import EMA
-from .statistics import estimate_statistics
 from .swa import SWA
 
 Averaging = Annotated[EMA | SWA, Field(discriminator="kind")]
 AVERAGINGS = (EMA, SWA)
 
-__all__ = ["AVERAGINGS", "EMA", "SWA", "Averager", "Averaging", "estimate_statistics"]
+__all__ = ["AVERAGINGS", "EMA", "SWA", "Averager", "Averaging"]

@@ -84,6 +84,7 @@ def _fault(error: Exception) -> int:
             remedy = f"--out {error.run}" + (" --resume" if (error.run / "recipe.yaml").exists() else "")
             _say(f"stopped by a signal; continue with {remedy}")
             return 128 + error.signal
+        _say(f"stopped by --max-minutes; continue with {remedy}")
         return 0
     if isinstance(error, NonFinite):
         line = f"a loss or gradient was not finite at {error}; last good checkpoint: {error.checkpoint}"

@@ -1,5 +1,6 @@
 """``inure list``."""
 
+import sys
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
@@ -76,8 +77,9 @@ def _nothing() -> Iterable[tuple[str, str]]:
 
 
 def _kinds(classes: Iterable[Any]) -> Iterable[tuple[str, str]]:
+    """The kind and the first line of the file: what it is and whose; the class itself begins with its formula."""
     for cls in classes:
-        yield cls.model_fields["kind"].default, (cls.__doc__ or "").strip().splitlines()[0]
+        yield cls.model_fields["kind"].default, (sys.modules[cls.__module__].__doc__ or "").strip().splitlines()[0]
 
 
 _LISTS: dict[str, Callable[[], Iterable[tuple[str, str]]]] = {
