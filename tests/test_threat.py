@@ -206,6 +206,21 @@ def test_an_l1_step_moves_the_asked_share_of_pixels_and_none_that_would_leave_th
     assert moved.max() <= 1
 
 
+def test_a_pixel_that_the_l1_projection_left_at_its_bound_is_not_stepped_on_again():
+    x, grad = torch.full((2, *SHAPE), 0.4), torch.ones(2, *SHAPE)
+    delta = torch.full_like(x, 0.3)
+    delta[:, 0, 0, 0] = 9
+    grad[:, 0, 0, 0] = 100
+    delta[1], grad[1] = -delta[1], -grad[1]
+    threat = L1(epsilon=2)
+    p = threat.project(x + delta, x)
+    assert torch.allclose(threat.distance(p, x), torch.tensor(2.0), atol=1e-5)
+    assert torch.allclose(p[:, 0, 0, 0], torch.tensor([1.0, 0.0]), atol=2e-6)
+    step = threat.ascend(p, grad, 0.1) - p
+    assert torch.equal(step[:, 0, 0, 0], torch.zeros(2))
+    assert torch.allclose(threat.distance(p + step, p), torch.tensor(0.1))
+
+
 @pytest.mark.parametrize(
     ("text", "threat"),
     [("linf:8/255", Linf(epsilon=8 / 255)), ("L2:0.5", L2(epsilon=0.5)), ("l1:12", L1()), ("linf:0", Linf(epsilon=0))],

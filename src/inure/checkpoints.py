@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,11 @@ class Checkpoints:
             return None, error.strerror or "unreadable"
         if hashlib.sha256(content).hexdigest() != entry["sha256"]:
             return None, "truncated or altered (its hash does not match index.json)"
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        if state.get("recipe_hash") != recipe_hash:
+        try:
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError):
+            return None, "not a state that training wrote"
+        if not isinstance(state, dict) or state.get("recipe_hash") != recipe_hash:
             return None, "written by a run with another recipe"
         return state, ""
 

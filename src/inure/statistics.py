@@ -56,7 +56,12 @@ def gather(fabric: Any, model: nn.Module) -> dict[str, Tensor]:
     """Every process's own buffers, (processes, ...): in the middle of an epoch they differ."""
     if fabric.world_size == 1:
         return {}
-    return {name: fabric.all_gather(buffer) for name, buffer in model.named_buffers() if buffer.is_floating_point()}
+    gathered = {}
+    for name, buffer in model.named_buffers():
+        if buffer.is_floating_point():
+            gathered[name] = [torch.empty_like(buffer) for _ in range(fabric.world_size)]
+            torch.distributed.all_gather(gathered[name], buffer)
+    return {name: torch.stack(values) for name, values in gathered.items()}
 
 
 def scatter(fabric: Any, model: nn.Module, gathered: dict[str, Tensor]) -> None:

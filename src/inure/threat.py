@@ -18,6 +18,8 @@ from .types import Images, Noise, PerExample
 _TINY = 1e-12
 _INSIDE = 1 - 1e-6
 """Projections onto L2 and L1 balls aim this much inside, so that float32 rounding never leaves the ball."""
+_AT_BOUND = 1e-5
+"""This near to 0 or 1 a pixel counts as there: the projection onto the L1 ball leaves it up to 1e-6 short."""
 
 
 class Linf(Settings):
@@ -124,7 +126,7 @@ class L1(Settings):
 
         Coordinates that stand at a bound of [0, 1] and would leave it do not count.
         """
-        stuck = ((x_adv >= 1) & (grad > 0)) | ((x_adv <= 0) & (grad < 0))
+        stuck = ((x_adv >= 1 - _AT_BOUND) & (grad > 0)) | ((x_adv <= _AT_BOUND) & (grad < 0))
         flat = grad.masked_fill(stuck, 0).flatten(1)
         count = max(1, int(self.sparsity * flat.shape[1]))
         top = flat.abs().topk(count, dim=1).indices

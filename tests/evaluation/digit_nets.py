@@ -160,9 +160,18 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def evaluate_in_process(weights: str, options: dict[str, Any]) -> None:
-    """For a process of its own, which may be killed: the tiny CNN on the first test digits."""
-    torch.set_num_threads(1)
-    net = build(Model(name="cnn_tiny"), num_classes=10, shape=(1, 8, 8))
-    net.load_state_dict(torch.load(weights, weights_only=True))
-    evaluate(net, load("digits", "test").head(options.pop("examples")), **options)
+NET_FILE = """
+from inure.models import Model, build
+
+
+def cnn():
+    return build(Model(name="cnn_tiny"), num_classes=10, shape=(1, 8, 8))
+"""
+
+
+def write_net(folder: Path, net: nn.Module) -> tuple[str, ...]:
+    """The words of a command that evaluates the tiny CNN; its file and its weights are put into ``folder``."""
+    (folder / "net.py").write_text(NET_FILE)
+    torch.save(net.state_dict(), folder / "weights.pt")
+    options = {"weights": "weights.pt", "threat": "linf:0.06", "data": "digits"}
+    return "evaluate", "net.py:cnn", *(word for name, value in options.items() for word in (f"--{name}", value))

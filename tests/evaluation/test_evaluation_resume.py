@@ -1,20 +1,24 @@
 """What a killed evaluation leaves is continued exactly; nothing foreign is ever mixed in."""
 
+import errno
 import json
-import multiprocessing
+import os
 import random
+import shutil
+import signal
 import time
 
 import pyarrow.parquet as pq
 import pytest
 import torch
-from digit_nets import by_example, by_workers, contents, evaluate_in_process, tensors, without_seconds
+from digit_nets import by_example, by_workers, contents, tensors, without_seconds, write_net
 from safetensors.torch import load_file
 
 from inure.errors import UserError
 from inure.evaluation import evaluate, journal
 from inure.evaluation.cascade import Cascade
 from inure.threat import L2, Linf
+from runs import Command, inure
 
 OPTIONS = {"suite": "quick", "threat": Linf(epsilon=0.06)}
 
@@ -52,6 +56,18 @@ def assert_same(folder, result, reference) -> None:
     assert {p.name for p in folder.iterdir()} == {"summary.json", "outcomes.parquet", "examples.safetensors"}
 
 
+def assert_same_folder(ours, theirs) -> None:
+    """Of two folders that commands wrote."""
+    found, expected = ({p.name: p.read_bytes() for p in folder.iterdir()} for folder in (ours, theirs))
+    assert found.keys() == expected.keys() == {"summary.json", "outcomes.parquet", "examples.safetensors"}
+    for name in ("outcomes.parquet", "examples.safetensors"):
+        assert found[name] == expected[name]
+    summaries = [without_seconds(json.loads(files["summary.json"])) for files in (found, expected)]
+    commands = [summary.pop("command") for summary in summaries]
+    assert summaries[0] == summaries[1]
+    assert commands[0].removesuffix(ours.name) == commands[1].removesuffix(theirs.name)
+
+
 @pytest.fixture
 def images(digits):
     return digits.head(100)
@@ -62,32 +78,72 @@ def reference(cnn, images):
     return evaluate(cnn, images, **OPTIONS)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_kill_9_at_random_moments_and_resume_change_nothing(cnn, images, reference, tmp_path, seed):
-    torch.save(cnn.state_dict(), tmp_path / "weights.pt")
-    context, rng, out = multiprocessing.get_context("forkserver"), random.Random(seed), tmp_path / "out"
-    # Imported once, so that a process dies while it evaluates and not while it imports
-    context.set_forkserver_preload(["inure.evaluation", "inure.data", "inure.models", "sklearn.datasets"])
-    kills = 0
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3))])
+def test_kill_9_at_random_moments_and_resume_change_nothing(cnn, tmp_path, seed):
+    words = (*write_net(tmp_path, cnn), "--examples", "100", "--suite", "quick", "--quiet", "--out")
+    assert inure(*words, "calm", folder=tmp_path).code == 0
+    rng, out, kills = random.Random(seed), tmp_path / "out", 0
     while not (out / "summary.json").exists():
         # Nothing in the protocol speaks of the batch size: it may change on the way
-        options = {**OPTIONS, "examples": 100, "batch_size": rng.choice([4, 7, 16]), "out": out, "resume": True}
-        arguments = (str(tmp_path / "weights.pt"), options)
-        process = context.Process(target=evaluate_in_process, args=arguments)
-        process.start()
-        enough = lines(out) + rng.randrange(1, 6)
-        while process.is_alive() and lines(out) < enough:
-            time.sleep(0.001)
+        command = Command([*words, "out", "--resume", "--batch-size", rng.choice("479")], tmp_path)
+        enough = lines(out) + rng.randrange(2, 12)
+        command.wait_until(lambda enough=enough: lines(out) >= enough)
         time.sleep(0.05 * rng.random())
-        process.kill()
-        process.join()
-        kills += process.exitcode == -9
-        assert process.exitcode in (0, -9)
+        command.kill()
+        kills += command.process.exitcode == -signal.SIGKILL
+        assert command.process.exitcode in (0, -signal.SIGKILL)
     assert kills >= 3
-    result = evaluate(cnn, images, out=out, resume=True, **OPTIONS)
-    assert_same(out, result, reference)
-    for name, column in load_file(out / "examples.safetensors").items():
-        assert torch.equal(column, reference.pictures[name])
+    done = inure(*words, "out", "--resume", folder=tmp_path)
+    assert (done.code, done.out) == (0, "out\n")
+    assert_same_folder(out, tmp_path / "calm")
+
+
+class AtWrite:
+    """Something befalls the ``number``-th flush or rename of a file."""
+
+    def __init__(self, monkeypatch, number: int, strike) -> None:
+        self.count, self.number, self.strike = 0, number, strike
+        fsync, replace = os.fsync, os.replace
+        monkeypatch.setattr(os, "fsync", lambda descriptor: (self.step(descriptor), fsync(descriptor)))
+        monkeypatch.setattr(os, "replace", lambda *paths: (self.step(None), replace(*paths)))
+
+    def step(self, descriptor: int | None) -> None:
+        self.count += 1
+        if self.count == self.number:
+            self.strike(descriptor)
+
+
+def power_failure(descriptor: int | None) -> None:
+    if descriptor is not None:
+        os.ftruncate(descriptor, max(os.fstat(descriptor).st_size - 20, 0))
+    raise Cut
+
+
+def disk_full(descriptor: int | None) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("strike", [power_failure, disk_full])
+def test_whatever_write_fails_the_resume_changes_nothing(cnn, images, tmp_path, monkeypatch, strike):
+    images, options = images.head(30), {**OPTIONS, "batch_size": 16}
+    reference = evaluate(cnn, images, out=tmp_path / "calm", **options)
+    number, out, said = 0, tmp_path / "out", []
+    while True:
+        number += 1
+        shutil.rmtree(out, ignore_errors=True)
+        with monkeypatch.context() as patch:
+            writes = AtWrite(patch, number, strike)
+            try:
+                evaluate(cnn, images, out=out, **options)
+            except (Cut, UserError) as error:
+                said.append(str(error))
+        if writes.count < number:
+            break
+        result = evaluate(cnn, images, out=out, resume=True, **OPTIONS)
+        assert_same(out, result, reference)
+        assert (out / "examples.safetensors").read_bytes() == (tmp_path / "calm/examples.safetensors").read_bytes()
+    assert len(said) == number - 1 > 20
+    assert strike is power_failure or all("no space left on the device" in line for line in said)
 
 
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.5, 0.7, 0.99])

@@ -80,8 +80,8 @@ def _fault(error: Exception) -> int:
         if _is_child():  # the launcher takes any other code for a failure and kills the processes that still save
             return 0
         print(error.run)
+        remedy = f"--out {error.run}" + (" --resume" if (error.run / "recipe.yaml").exists() else "")
         if error.signal is not None:
-            remedy = f"--out {error.run}" + (" --resume" if (error.run / "recipe.yaml").exists() else "")
             _say(f"stopped by a signal; continue with {remedy}")
             return 128 + error.signal
         _say(f"stopped by --max-minutes; continue with {remedy}")
