@@ -9,7 +9,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+
 from faults import die_at_write, no_space_from_write, signal_at_step
+from inure.checkpoints import Checkpoints
 from runs import (
     TINY_ATTACK,
     Command,
@@ -21,8 +23,6 @@ from runs import (
     records,
     saved_steps,
 )
-
-from inure.checkpoints import Checkpoints
 
 JOINTS = (
     "averaging.kind=ema",

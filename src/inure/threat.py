@@ -16,6 +16,8 @@ from .errors import UserError
 from .types import Images, Noise, PerExample
 
 _TINY = 1e-12
+_ROUNDING = 2e-7
+"""How far a float32 sum may put a projected point outside the L2 ball; verdicts allow 1e-6."""
 _INSIDE = 1 - 1e-6
 """Projections onto L2 and L1 balls aim this much inside, so that float32 rounding never leaves the ball."""
 _AT_BOUND = 1e-5
@@ -92,7 +94,7 @@ class L2(Settings):
         radius = _radius(self.epsilon, x)
         # Points inside keep their bits, and scaled ones end a rounding error inside: projecting twice changes nothing
         scaled = x + delta * (radius * _INSIDE / norm.clamp_min(_TINY))
-        return torch.where(norm > radius, scaled, x_adv).clamp(0, 1)
+        return torch.where(norm > radius + _ROUNDING, scaled, x_adv).clamp(0, 1)
 
     def distance(self, x_adv: Images, x: Images) -> PerExample:
         """(B,) Euclidean distance."""

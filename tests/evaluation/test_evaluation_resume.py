@@ -142,7 +142,7 @@ def test_whatever_write_fails_the_resume_changes_nothing(cnn, images, tmp_path, 
         result = evaluate(cnn, images, out=out, resume=True, **OPTIONS)
         assert_same(out, result, reference)
         assert (out / "examples.safetensors").read_bytes() == (tmp_path / "calm/examples.safetensors").read_bytes()
-    assert len(said) == number - 1 > 20
+    assert len(said) == number - 1 > 10
     assert strike is power_failure or all("no space left on the device" in line for line in said)
 
 

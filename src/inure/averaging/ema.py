@@ -3,7 +3,7 @@
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, StrictBool
 from torch import nn
 
 from ..config import Real, Settings
@@ -16,7 +16,7 @@ class EMA(Settings):
 
     kind: Literal["ema"] = "ema"
     decay: Annotated[Real, Field(ge=0, lt=1)] = 0.999
-    warmup: bool = True
+    warmup: StrictBool = True
     """Shorter memory at first, so that short runs do not evaluate the initial weights."""
     start: Share = 0.0
 
