@@ -15,7 +15,7 @@ from inure.errors import NonFinite
 from inure.guards import FiniteGuard, warnings_of
 from inure.recipe import load_recipe
 from inure.train import train
-from runs import TINY_ATTACK, assert_same_run, info, inure, newest_checkpoint, records
+from runs import TINY, TINY_ATTACK, assert_same_run, info, inure, newest_checkpoint, records
 
 RECIPE = ("digits/trades", *TINY_ATTACK)
 STEPS_PER_EPOCH = 11
@@ -122,7 +122,7 @@ def test_overfitting_to_one_step_is_reported_while_training(tmp_path, capfd, mon
     made_up = {"fgsm_accuracy": 0.9, "probe_pgd_accuracy": 0.0}
     accuracies = session.accuracies
     monkeypatch.setattr(session, "accuracies", lambda counts: {**accuracies(counts), **made_up})
-    train(tiny("method.attack.kind=fgsm", "epochs=3"), tmp_path / "run")
+    train(load_recipe("digits/pgd_at", ["method.attack.kind=fgsm", *TINY, "epochs=3"]), tmp_path / "run")
     found = [w["epoch"] for w in records(tmp_path / "run", "warning") if w["kind"] == "catastrophic_overfitting"]
     assert found == [2, 3]
     assert "warning: catastrophic overfitting: FGSM accuracy 90.0%" in capfd.readouterr().err
@@ -237,3 +237,17 @@ def test_the_last_good_checkpoint_of_a_young_run_is_none(tmp_path, monkeypatch):
     with pytest.raises(NonFinite) as caught:
         train(tiny("guards.check_every=1"), Path(tmp_path / "run"), quiet=True)
     assert caught.value.checkpoint == "none"
+
+
+@pytest.mark.slow
+def test_a_real_run_that_overfits_to_one_step_is_noticed(tmp_path):
+    """FGSM without a random start at epsilon 0.4: FGSM accuracy climbs to 60 %, PGD-20 accuracy stays near zero."""
+    overrides = ["model.name=wrn10_2", "method.attack.kind=fgsm", "method.attack.threat.epsilon=0.4", "epochs=12"]
+    overrides += [
+        "evaluation.threat.epsilon=0.4",
+        "evaluation.validation_steps=20",
+        "evaluation.validation_examples=128",
+    ]
+    overrides += ["optimizer.lr=0.02", "regime.epsilon.until=0.3", "checkpoint.every=1"]
+    train(load_recipe("digits/pgd_at", overrides), tmp_path / "run", quiet=True)
+    assert "catastrophic_overfitting" in {w["kind"] for w in records(tmp_path / "run", "warning")}

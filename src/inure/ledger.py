@@ -54,7 +54,7 @@ class Ledger:
         """The tally, for a checkpoint."""
         return {name: float(value) for name, value in self._sums.items()} | self._counts
 
-    def restore(self, sums: dict[str, float], step: int, device: torch.device, *, resumed: bool) -> None:
+    def restore(self, sums: dict[str, float], step: int, device: torch.device) -> None:
         """Forget what came after ``step`` and continue its tally."""
         self._counts = {name: sums.get(name, 0.0) for name in _COUNTS}
         self._sums = {n: torch.tensor(v, device=device) for n, v in sums.items() if n not in _COUNTS}
@@ -62,8 +62,6 @@ class Ledger:
         self._begin = time.monotonic()
         if self._writes:
             self.run.forget_after(step)
-            if resumed:
-                self.run.log({"event": "resume", "step": step})
 
     def close_epoch(self, epoch: int, step: int, progress: float, lr: float, validation: dict[str, float]) -> None:
         """Write the record of the epochs since the last one, say it, and warn where it gives reason to."""

@@ -102,6 +102,8 @@ class Session:
                 num_classes=training.num_classes, input_shape=list(training.shape),
             )  # fmt: skip
         session._restore()
+        if session.progress.step > 0 and fabric.is_global_zero:
+            run.log({"event": "resume", "step": session.progress.step})
         if session.progress.step == 0 and recipe.guards.nonfinite == "rollback":
             session.save()  # something to go back to
         return session
@@ -251,7 +253,7 @@ class Session:
                 self._write_progress()  # a kill may have come between the checkpoint and run.json
         self._guard.reset()
         state = self.progress
-        self.ledger.restore(state.sums, state.step, self.fabric.device, resumed=content is not None)
+        self.ledger.restore(state.sums, state.step, self.fabric.device)
         self._clock = time.monotonic()
 
     def _write_progress(self) -> None:

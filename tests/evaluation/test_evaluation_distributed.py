@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from digit_nets import by_example, without_seconds, write_net
 
-from warm_commands import BIN, warm_shell
+from warm_commands import warm_shell
 
 pytestmark = pytest.mark.distributed
 OPTIONS = "--suite quick --examples 70 --device cpu"
@@ -30,7 +30,7 @@ def folder(cnn, tmp_path_factory):
 def test_two_processes_find_what_one_finds(folder, start):
     words = (folder / "words").read_text()
     lines = {
-        "inure": f"{BIN / 'inure'} {words} --devices 2 --out {start}",
+        "inure": f"inure {words} --devices 2 --out {start}",
         "torchrun": f"{TORCHRUN} {words} --out {start}",
     }
     done = warm_shell().run(lines[start], folder)
@@ -51,7 +51,7 @@ def test_two_processes_find_what_one_finds(folder, start):
 
 def test_a_mistake_of_two_processes_is_one_line_and_exit_code_2(folder):
     words = (folder / "words").read_text()
-    done = warm_shell().run(f"{BIN / 'inure'} {words} --devices 2 --out one --resume --seed 4", folder)
+    done = warm_shell().run(f"inure {words} --devices 2 --out one --resume --seed 4", folder)
     assert done.returncode == 2
     assert done.stdout == ""
     lines = [line for line in done.stderr.splitlines() if line.startswith("inure: ")]

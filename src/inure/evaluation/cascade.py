@@ -50,22 +50,22 @@ class Cascade:
     def run(self, members: list[Member]) -> None:
         """The clean verdict, then every member in order; what the journal knows is not repeated."""
         found = self._found()
-        with attack_mode(self.model, "eval"), frozen(self.model), _aligned_threads(self.device):
+        with attack_mode(self.model, "eval"), frozen(self.model), _repeatable(self.device):
             standing = self.rows
-            for stream, member in enumerate([None, *members]):
+            for member in [None, *members]:
                 name = member.name if member else "clean"
                 right = found.get(name, {})
                 todo = standing[[int(i) not in right for i in self.examples.index[standing]]]
-                right |= self._attack(member, name, todo, stream, done=len(standing) - len(todo))
+                right |= self._attack(member, name, todo, done=len(standing) - len(todo))
                 standing = standing[[right[int(i)] for i in self.examples.index[standing]]]
 
-    def _attack(self, member: Member | None, name: str, rows: Tensor, stream: int, done: int) -> dict[int, bool]:
+    def _attack(self, member: Member | None, name: str, rows: Tensor, done: int) -> dict[int, bool]:
         right: dict[int, bool] = {}
         total = done + len(rows)
         start = 0
         while start < len(rows):
             chosen = rows[start : start + self.batch_size]
-            verdicts = self._judge(member, chosen, stream)
+            verdicts = self._judge(member, chosen)
             if verdicts is None:
                 continue
             labels, index = self.examples.labels[chosen], self.examples.index[chosen]
@@ -77,7 +77,7 @@ class Cascade:
             self.advance(name, done + start, total, sum(right.values()))
         return right
 
-    def _judge(self, member: Member | None, chosen: Tensor, stream: int) -> Verdicts | None:
+    def _judge(self, member: Member | None, chosen: Tensor) -> Verdicts | None:
         """The verdicts, or None after retreating to a smaller batch because memory ran out."""
         try:
             return judge(
@@ -88,7 +88,6 @@ class Cascade:
                 member,
                 threat=self.threat,
                 seed=self.seed,
-                stream=stream,
                 padding=self.padding,
             )
         except RuntimeError as error:
@@ -132,21 +131,27 @@ def _record(name: str, labels: Tensor, index: Tensor, verdicts: Verdicts) -> dic
 
 
 @contextmanager
-def _aligned_threads(device: torch.device) -> Iterator[None]:
-    """A power of two of CPU threads, no more than there are.
+def _repeatable(device: torch.device) -> Iterator[None]:
+    """Arithmetic that gives the same bits again.
 
-    Kernels cut tensors into as many parts as there are threads. Parts of a third or a fifth end within a vector,
-    whose rest is computed by other code with other last bits: verdicts would depend on the batch size.
+    On a GPU: whole float32 mantissas and fixed kernels; by default convolutions shorten them to TF32 there.
+    On a CPU: a power of two of threads, no more than there are. Kernels cut tensors into as many parts as there
+    are threads; parts of a third or a fifth end within a vector, whose rest is computed by other code with other
+    last bits: verdicts would depend on the batch size.
     """
-    threads = torch.get_num_threads()
-    if device.type != "cpu":
-        yield
-        return
-    torch.set_num_threads(1 << (threads.bit_length() - 1))
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    exact = {"enabled": True, "benchmark": False, "deterministic": True, "allow_tf32": False}
     try:
-        yield
+        if device.type == "cpu":
+            torch.set_num_threads(1 << (threads.bit_length() - 1))
+            yield
+        else:
+            torch.set_float32_matmul_precision("highest")
+            with torch.backends.cudnn.flags(**exact):
+                yield
     finally:
         torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(precision)
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

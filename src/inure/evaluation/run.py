@@ -5,6 +5,7 @@ Robust accuracy is only ever the pointwise worst case, over all examples.
 
 import copy
 import hashlib
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from ..data import ImageSet
 from ..errors import UserError, unknown_name
 from ..models.modes import attack_mode
 from ..threat import Geometry, describe_threat, parse_threat
+from ..types import Criterion
 from .cascade import Cascade
 from .examples import Examples
 from .journal import Journal
@@ -211,6 +213,12 @@ def _check_model(model: Metered, examples: Examples, device: torch.device) -> No
         raise UserError("labels", f"classes {low} to {high}", allowed, "the data set that the net was trained on")
 
 
+def _describe(loss: Criterion) -> dict[str, Any]:
+    """A loss by name with the values of its options: ``{"name": "margin", "kappa": 50.0}``."""
+    options = inspect.signature(loss).parameters.values()
+    return {"name": loss.__name__, **{o.name: o.default for o in options if o.default is not o.empty}}
+
+
 def _protocol(
     model: nn.Module,
     examples: Examples,
@@ -226,7 +234,7 @@ def _protocol(
     return {
         "suite": suite,
         "threat": config.dump(threat),
-        "attacks": [{"name": m.name, "loss": m.loss.__name__, **config.dump(m.attack)} for m in members],
+        "attacks": [{"name": m.name, "loss": _describe(m.loss), **config.dump(m.attack)} for m in members],
         "precision": "float32",
         "net_mode": "eval",
         "mode": mode,
