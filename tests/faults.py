@@ -98,3 +98,14 @@ def _count_down(left: list[int], _: Any) -> None:
     left[0] -= 1
     if left[0] < 0:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def decode_on_demand(interrupt_at: int | None = None) -> None:
+    """As if no data set fitted in memory; SIGINT to the whole process group at a step, as Ctrl-C sends it."""
+    sources = importlib.import_module("inure.data.sources")
+    load = sources.load
+    for name in ("inure.data.settings", "inure.data.sources"):
+        importlib.import_module(name).load = partial(load, memory_limit=1)
+    if interrupt_at is not None:
+        os.setpgrp()
+        before_step(interrupt_at, lambda _: os.killpg(0, signal.SIGINT))

@@ -77,8 +77,11 @@ def paired(quantity: str, a: dict[int, bool], b: dict[int, bool]) -> Comparison:
 def mcnemar(only_a: int, only_b: int) -> float:
     """The exact two-sided p-value: both kinds of disagreement are equally likely under the null (McNemar, 1947)."""
     total, fewer = only_a + only_b, min(only_a, only_b)
-    tail = sum(math.comb(total, k) for k in range(fewer + 1)) / 2**total if total else 1.0
-    return min(1.0, 2 * tail)
+    coefficient = tail = 1
+    for k in range(fewer):
+        coefficient = coefficient * (total - k) // (k + 1)  # of k + 1, from that of k
+        tail += coefficient
+    return min(1.0, 2 * tail / 2**total)
 
 
 def _attacked(examples: dict[int, tuple[int, bool, bool, bool]]) -> bool:

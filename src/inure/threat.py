@@ -149,7 +149,7 @@ class L1(Settings):
         inside = (delta.abs().sum(1, keepdim=True) <= radius * (1 + _INSIDE) / 2) & (delta.abs() <= room).all(
             1, keepdim=True
         )
-        shrunk = x + (size * delta.sign()).view_as(x)
+        shrunk = _round_towards(x, (size * delta.sign()).view_as(x))
         return torch.where(inside.view(-1, 1, 1, 1), x_adv, shrunk).clamp(0, 1)
 
     def distance(self, x_adv: Images, x: Images) -> PerExample:
@@ -195,6 +195,12 @@ def _not_negative(value: float) -> float:
 def _radius(value: float | Tensor, x: Images) -> float | Tensor:
     """A number as it is (as a tensor it would be copied to the device at each step), (B,) as (B, 1, 1, 1)."""
     return value.to(x).view(-1, 1, 1, 1) if isinstance(value, Tensor) and value.ndim else value
+
+
+def _round_towards(x: Images, delta: Tensor) -> Images:
+    """x + delta, rounded towards x: rounding errors of thousands of pixels must not add up to leave an L1 ball."""
+    moved = x + delta
+    return torch.where((moved - x).abs() > delta.abs(), torch.nextafter(moved, x), moved)
 
 
 def _unit(v: Tensor) -> Tensor:

@@ -103,6 +103,14 @@ def test_a_subset_of_the_examples_has_the_verdicts_it_has_among_all(cnn, digits)
     assert some == {key: row for key, row in every.items() if key[1] in rows.tolist()}
 
 
+def test_an_attack_finds_in_a_suite_what_it_finds_alone(cnn, digits):
+    together, alone = (evaluate(cnn, digits, suite=s, threat="linf:0.06").outcomes for s in ("quick", "cw20"))
+    alone = by_example(alone)
+    second = {key: row for key, row in by_example(together).items() if key[0] == "cw20"}
+    assert len(second) > 100
+    assert all(row == alone[key] for key, row in second.items())
+
+
 def test_the_seed_and_the_index_do_change_the_start(cnn, digits):
     x, y = tensors(digits.head(40))
     once = SUITES["pgd20"](Linf(epsilon=0.06))

@@ -140,14 +140,13 @@ def _repeatable(device: torch.device) -> Iterator[None]:
     last bits: verdicts would depend on the batch size.
     """
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    exact = {"enabled": True, "benchmark": False, "deterministic": True, "allow_tf32": False}
     try:
         if device.type == "cpu":
             torch.set_num_threads(1 << (threads.bit_length() - 1))
             yield
         else:
             torch.set_float32_matmul_precision("highest")
-            with torch.backends.cudnn.flags(**exact):
+            with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
                 yield
     finally:
         torch.set_num_threads(threads)
