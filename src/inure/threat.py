@@ -198,7 +198,7 @@ def _radius(value: float | Tensor, x: Images) -> float | Tensor:
 
 
 def _round_towards(x: Images, delta: Tensor) -> Images:
-    """x + delta, rounded towards x: rounding errors of thousands of pixels must not add up to leave an L1 ball."""
+    """The sum, rounded towards x: rounding errors of thousands of pixels must not add up to leave an L1 ball."""
     moved = x + delta
     return torch.where((moved - x).abs() > delta.abs(), torch.nextafter(moved, x), moved)
 
