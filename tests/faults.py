@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
@@ -109,3 +110,18 @@ def decode_on_demand(interrupt_at: int | None = None) -> None:
     if interrupt_at is not None:
         os.setpgrp()
         before_step(interrupt_at, lambda _: os.killpg(0, signal.SIGINT))
+
+
+def keep_final_weights(folder: Path) -> None:
+    """Every process writes the net it ends with to ``rankR.safetensors``."""
+    from safetensors.torch import save_file
+
+    session = importlib.import_module("inure.session").Session
+    finish = session.finish
+
+    def kept(self: Any) -> None:
+        path = folder / f"rank{self.fabric.global_rank}.safetensors"
+        save_file({name: t.contiguous() for name, t in self.model.module.state_dict().items()}, path)
+        finish(self)
+
+    session.finish = kept

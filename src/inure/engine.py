@@ -1,6 +1,7 @@
 """Devices, precision, compilation and processes: the one place that knows Lightning Fabric is there."""
 
 import inspect
+import logging
 import os
 from typing import Annotated, Any, Literal
 
@@ -53,6 +54,7 @@ def start(engine: Engine) -> Any:
     import lightning_fabric
     import torch
 
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # a mistake is one line, also in many processes
     if engine.threads is not None:
         torch.set_num_threads(engine.threads)
     options: dict[str, Any] = {"accelerator": accelerator_of(engine)}

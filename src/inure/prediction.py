@@ -65,8 +65,9 @@ def read_image(path: Path, channels: int, size: tuple[int, int] | None) -> Tenso
 
     try:
         with Image.open(path, formats=FORMATS) as opened:
-            wide = opened.mode.startswith("I")  # 16-bit grey: Pillow would clip it at 255
-            image = Image.fromarray((np.asarray(opened).astype(int) >> 8).clip(0, 255).astype("uint8")) if wide else opened
+            image: Image.Image = opened
+            if image.mode.startswith("I"):  # 16-bit grey: Pillow would clip it at 255
+                image = Image.fromarray((np.asarray(image).astype(int) >> 8).clip(0, 255).astype("uint8"))
             image = image.convert("L" if channels == 1 else "RGB")
     except FileNotFoundError:
         raise UserError("IMAGES", str(path), "a file that exists") from None

@@ -178,8 +178,7 @@ class Session:
             if better:
                 write_weights(self.run.checkpoints / "best.safetensors", module)
         lr = self.optimizer.param_groups[0]["lr"]
-        if self.fabric.world_size > 1:
-            self.ledger.average(partial(self.fabric.all_reduce, reduce_op="mean"))
+        self._average_tally()
         self.ledger.close_epoch(state.epoch, state.step, state.step / self.total_steps, lr, validation)
         self.save()
 
@@ -195,6 +194,7 @@ class Session:
         """One checkpoint from which ``_restore`` continues exactly."""
         state, now = self.progress, time.monotonic()
         state.seconds, self._clock = state.seconds + now - self._clock, now
+        self._average_tally()
         state.sums = self.ledger.sums()
         buffers = statistics.gather(self.fabric, self._local)
         averaged = statistics.gather(self.fabric, self.averager.module) if self.averager else {}
@@ -255,6 +255,10 @@ class Session:
         state = self.progress
         self.ledger.restore(state.sums, state.step, self.fabric.device)
         self._clock = time.monotonic()
+
+    def _average_tally(self) -> None:
+        if self.fabric.world_size > 1:
+            self.ledger.average(partial(self.fabric.all_reduce, reduce_op="mean"))
 
     def _write_progress(self) -> None:
         state = self.progress
