@@ -125,3 +125,8 @@ def keep_final_weights(folder: Path) -> None:
         finish(self)
 
     session.finish = kept
+
+
+def stderr_to(path: str) -> None:
+    """Standard error goes to a file or a terminal."""
+    os.dup2(os.open(path, os.O_WRONLY | os.O_NOCTTY), 2)

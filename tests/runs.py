@@ -113,6 +113,8 @@ def _command(
 ) -> None:
     for descriptor, path in zip((1, 2), outputs, strict=True):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
+    # As in a process that a shell starts; this one inherited the server's way
+    multiprocessing.set_start_method(None, force=True)
     os.chdir(folder)
     os.environ.update(environment)
     sys.argv = ["inure", *arguments]

@@ -154,7 +154,8 @@ def test_max_minutes_leaves_with_code_0_and_each_visit_gets_further(references, 
     run = tmp_path / "run"
     for visit in (1, 2, 3):
         ended = inure("train", *CNN, "--out", run, "--resume", "--max-minutes", "1e-6", "-q", folder=tmp_path)
-        assert (ended.code, ended.out, ended.err) == (0, f"{run}\n", "")
+        assert (ended.code, ended.out) == (0, f"{run}\n")
+        assert ended.err == f"inure: stopped by --max-minutes; continue with --out {run} --resume\n"
         assert saved_steps(run)[0] == visit
         assert (info(run)["status"], info(run)["step"]) == ("stopped", visit)
     assert {record["reason"] for record in records(run, "stop")} == {"max_minutes"}

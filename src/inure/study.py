@@ -187,23 +187,25 @@ def _figure(cells: list[Cell]) -> bytes:
     import io
 
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
     figure = Figure(figsize=(7, 0.9 + 0.45 * len(cells)), layout="constrained")
     axes = figure.subplots()
+    legend = []
     for offset, (quantity, colour) in enumerate(zip(QUANTITIES, ("#4477aa", "#cc6677"), strict=True)):
+        legend.append(Patch(color=colour, alpha=0.45, label=quantity.split("_")[0]))
         for position, cell in enumerate(cells):
             values = [100 * v for v in getattr(cell, quantity) if v is not None]
             height = position + 0.24 * offset - 0.12
             if values:
-                label = quantity.split("_")[0] if position == 0 else None
-                axes.barh(height, sum(values) / len(values), height=0.22, color=colour, alpha=0.45, label=label)
+                axes.barh(height, sum(values) / len(values), height=0.22, color=colour, alpha=0.45)
                 axes.plot(values, [height] * len(values), "o", color=colour, markersize=4)
     axes.set_yticks(range(len(cells)), [cell.name for cell in cells])
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
     axes.set_xlabel("accuracy, % (bars: mean, dots: seeds)")
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside upper right", ncols=2, frameon=False)
+    figure.legend(handles=legend, loc="outside upper right", ncols=2, frameon=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
     return buffer.getvalue()

@@ -216,6 +216,17 @@ def test_a_finished_evaluation_returns_at_once_with_the_same_summary(cnn, images
     assert contents(tmp_path) == before
 
 
+def test_resume_goes_on_with_the_newest_evaluation_and_not_with_an_older_finished_one(
+    cnn, images, tmp_path, monkeypatch
+):
+    evaluate(cnn, images, out=tmp_path, **OPTIONS)
+    cut_after(5, monkeypatch, cnn, images, tmp_path, seed=1)
+    with pytest.raises(UserError, match=r"--resume: .*\(seed\)"):
+        evaluate(cnn, images, out=tmp_path, resume=True, **OPTIONS)
+    result = evaluate(cnn, images, out=tmp_path, resume=True, seed=1, **OPTIONS)
+    assert_same(tmp_path, result, evaluate(cnn, images, seed=1, **OPTIONS))
+
+
 def test_resume_where_nothing_is_there_starts(cnn, images, reference, tmp_path):
     result = evaluate(cnn, images, out=tmp_path / "a" / "b", resume=True, **OPTIONS)
     assert_same(tmp_path / "a" / "b", result, reference)
@@ -238,6 +249,13 @@ def test_several_workers_find_what_one_finds(cnn, images, reference, tmp_path, w
         assert torch.equal(result.robust, reference.robust)
         assert without_seconds(result.summary) == without_seconds(reference.summary)
     assert {p.name for p in tmp_path.iterdir()} == {"summary.json", "outcomes.parquet", "examples.safetensors"}
+
+
+def test_no_worker_removes_what_another_still_reads(cnn, images, reference, tmp_path, monkeypatch):
+    gather = journal.Journal.gather
+    monkeypatch.setattr(journal.Journal, "gather", lambda self: (time.sleep(0.2 * self._rank), gather(self))[1])
+    for result in by_workers(cnn, 3, images, out=tmp_path, **OPTIONS):
+        assert by_example(result.outcomes) == by_example(reference.outcomes)
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (3, 2)])

@@ -117,7 +117,8 @@ def _usage_mistake(error: Any, arguments: list[str]) -> UserError:
     kind = type(error).__name__
     if kind == "NoSuchOption":
         options = [o for p in context.command.params for o in p.opts if o.startswith("--")] if context else []
-        return unknown_name(error.option_name, "an unknown option", options).at(error.option_name)
+        nearest = unknown_name(error.option_name, error.option_name, options)
+        return UserError(error.option_name, "an unknown option", nearest.allowed, nearest.remedy or remedy)
     if kind == "MissingParameter" and error.param is not None:
         return UserError(error.param.metavar or error.param.name.upper(), "nothing", "a value", remedy)
     if kind == "BadOptionUsage" and "requires an argument" in error.message:

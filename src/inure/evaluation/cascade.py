@@ -138,6 +138,12 @@ def _repeatable(device: torch.device) -> Iterator[None]:
     On a CPU: a power of two of threads, no more than there are. Kernels cut tensors into as many parts as there
     are threads; parts of a third or a fifth end within a vector, whose rest is computed by other code with other
     last bits: verdicts would depend on the batch size.
+
+    Note:
+        Measured on a CPU: equal to the last bit with one to three threads; from four on, activations such as SiLU
+        can differ there in tensors of some sizes. With any number, so can a last layer of up to 11 classes whose
+        input width is no multiple of 4, when the order of the examples changes (MKL_CBWR=AUTO in the environment
+        cures that).
     """
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     try:
