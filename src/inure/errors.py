@@ -62,7 +62,7 @@ def unknown_name(setting: str, given: str, names: Iterable[str], where_to_look: 
     return UserError(setting, given, allowed, " or ".join(close) or where_to_look)
 
 
-def _short(value: Any, limit: int = 120) -> str:
+def _short(value: Any, limit: int = 300) -> str:
     text = value if isinstance(value, str) and value else repr(value)
     text = str(text)
     return text if len(text) <= limit else text[: limit - 3] + "..."
