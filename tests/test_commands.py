@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import select
+import shlex
 import subprocess
 import sys
 from functools import partial
@@ -158,7 +159,7 @@ def test_the_module_and_the_script_are_the_same_command(program):
         (["train", RECIPE, "--resume"], "--resume: got no --out; allowed the folder of the run to continue"),
         (["train", RECIPE, "--quiet=3"], "inure: got Option '--quiet' does not take a value"),
         (["train", "digits/pgd"], "RECIPE: got digits/pgd; allowed"),
-        (["train", "none/such"], "RECIPE: got none/such; allowed inure list recipes"),
+        (["train", "none/such"], "RECIPE: got none/such; allowed a name that `inure list recipes` shows"),
         (["train", "mine.yaml"], "RECIPE: got mine.yaml; allowed a YAML file that exists, or a shipped name"),
         (["train", RECIPE, "epoch=3"], "epoch: got an unknown field"),
         (["train", RECIPE, "method.atack.steps=3"], "method.atack: got an unknown field"),
@@ -197,6 +198,10 @@ def test_a_mistake_is_one_line(refused, arguments, line):
         (["train", RECIPE, "method.atack.steps=3"], "did you mean attack"),
         (["train", RECIPE, "method.attack.threat.epsilon=8"], "did you mean 8/255?"),
         (["train", RECIPE, "--resme"], "try --resume"),
+        (["train", RECIPE, "--seed", "3"], "try seed=VALUE"),
+        (["train", RECIPE, "--epochs=3"], "try epochs=VALUE"),
+        (["train", RECIPE, "model.name=deit_tini"], "deit_tiny_patch16_224"),
+        (["train", RECIPE, "model.name=cnn_tiny", "model.patch_size=2"], "try model.patch_size=null"),
         (["--verison"], "try --version"),
         (["train", RECIPE, "method.kind=trade"], "try trades"),
         (["list", "recipe"], "try recipes"),
@@ -210,7 +215,7 @@ def test_a_mistyped_name_is_answered_with_the_nearest_one(refused, typed, meant)
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
-        (["model.name=resnet1888"], "model.name: got resnet1888; allowed a name in `inure list models` or of timm"),
+        (["model.name=resnet1888"], "model.name: got resnet1888; allowed a name that `inure list models` shows, or"),
         (["model.num_classes=7"], "model.num_classes: got 7; allowed 10, the classes of the data"),
         (["model.weights=nowhere"], "model.weights: got"),
         (["data.source=nowhere"], "data.source: got nowhere, which is not there"),
@@ -247,6 +252,7 @@ def test_a_mistake_in_data_or_model_is_one_line(refused, tmp_path, monkeypatch, 
         (["evaluate", "RUN", "--mode", "robust"], "--mode: got robust; allowed no mode"),
         (["evaluate", "RUN", "--data", "nowhere"], "--data: got nowhere"),
         (["evaluate", "RUN", "--out", "RUN/run.json"], "--out: got"),
+        (["evaluate", "RUN", "--out", "RUN"], "--out: got"),
         (["predict", "RUN", "nothing.png"], "IMAGES: got nothing.png; allowed a file that exists"),
         (["predict", "RUN", "RUN/run.json"], "IMAGES: got"),
         (["compare", "RUN", "RUN"], "A: got"),
@@ -307,7 +313,7 @@ def test_train_prints_the_folder_last_and_writes_progress_to_stderr(call, tmp_pa
     code, again, _ = call("train", "digits/standard", *TINY, "epochs=1", "-q", "--out", "quiet")
     assert (code, again) == (0, "quiet\n")
     command_of = json.loads((tmp_path / "quiet" / "run.json").read_text())["command"]
-    assert command_of.endswith(" ".join(sys.argv[-1:]))
+    assert command_of == shlex.join(["inure", *sys.argv[1:]])  # here the command line is that of pytest
 
 
 def test_the_command_that_began_a_run_is_kept(tmp_path):
@@ -326,7 +332,9 @@ def test_evaluate_predict_compare_and_report_end_with_their_result(call, finishe
     assert (code, stdout.splitlines()[-1]) == (0, str(out))
     summary = json.loads((out / "summary.json").read_text())
     gate = ["--suite", "fgsm", "--examples", "40", "--out", out, "-q", "--resume", "--fail-under"]
-    assert call("evaluate", finished, *gate, "1")[0] == 3
+    code, stdout, err = call("evaluate", finished, *gate, "1")
+    assert (code, stdout.splitlines()[-1]) == (3, str(out))
+    assert err == f"inure: --fail-under: accuracy {summary['robust_accuracy']:.4f} is under 1.0\n"
     assert call("evaluate", finished, *gate, summary["robust_accuracy"])[0] == 0
     code, stdout, _ = call("compare", out, out)
     assert code == 0

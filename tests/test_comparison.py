@@ -76,6 +76,15 @@ def test_without_attacks_on_both_sides_robustness_is_not_compared(tmp_path):
         assert [c.quantity for c in compare_outcomes(*pair)] == ["clean"]
 
 
+def test_the_command_says_why_robustness_is_not_compared(tmp_path, capsys):
+    a = write(tmp_path / "a.parquet", [STANDS, WRONG])
+    b = write(tmp_path / "b.parquet", [STANDS, WRONG], attacks=())
+    assert _run(["compare", str(a), str(b)]) == 0
+    said = capsys.readouterr()
+    assert [line.split("\t")[0] for line in said.out.splitlines()] == ["clean"]
+    assert said.err == "inure: only clean accuracy is compared: A or B was evaluated without an attack\n"
+
+
 def test_files_folders_and_runs_are_found(tmp_path):
     verdicts = [STANDS, FALLS, WRONG]
     file = write(tmp_path / "run" / "evaluations" / "quick" / "outcomes.parquet", verdicts)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from inure.commands import _run
 from inure.errors import UserError
 from inure.study import Study, load_study, mean_and_deviation, run_study
 from runs import TINY, Command, inure, records
@@ -79,6 +80,14 @@ def test_the_table_and_the_figure_show_all_cells(finished):
     assert table[3].startswith(f"| optimizer.lr=0.01 | {100 * mean:.1f} ± {100 * deviation:.1f} %")
     with Image.open(finished / "figure.png") as figure:
         assert min(figure.size) > 200
+
+
+def test_a_report_of_a_study_shows_all_its_runs(finished, tmp_path, capsys):
+    assert _run(["report", str(finished), "--out", str(tmp_path / "study.html")]) == 0
+    page = (tmp_path / "study.html").read_text()
+    runs = [path.parent for path in finished.glob("*/seed*/recipe.yaml")]
+    assert len(runs) > 1
+    assert all(str(run) in page for run in runs)
 
 
 def test_mean_and_deviation():

@@ -145,7 +145,17 @@ def test_fail_under_is_a_gate_on_the_last_number(folder, capsys, suite, bar, cod
     accuracy = summary["clean_accuracy"] if suite == "clean" else summary["robust_accuracy"]
     bar = repr(accuracy) if bar == "exact" else bar
     line = f"evaluate run --suite {suite} --examples 50 --out gate -q --fail-under {bar}"
-    assert ended(capsys, line) == (code, "gate\n", "")
+    said = f"inure: --fail-under: accuracy {accuracy:.4f} is under 1.0\n" if code else ""
+    assert ended(capsys, line) == (code, "gate\n", said)
+
+
+def test_the_results_before_are_kept_under_previous(folder, capsys):
+    for number, seed in enumerate((1, 2, 3)):
+        code, _, err = ended(capsys, f"evaluate run --suite fgsm --examples 20 --out again --seed {seed}")
+        assert (code, "are now in again/previous" in err) == (0, number > 0)
+    names = ("summary.json", "outcomes.parquet", "examples.safetensors")
+    assert all((folder / "again" / place / name).is_file() for place in ("", "previous") for name in names)
+    assert (summary_at(folder / "again")["seed"], summary_at(folder / "again/previous")["seed"]) == (3, 2)
 
 
 def test_a_function_of_a_file_is_evaluated_with_quick_by_default(folder, capsys):
@@ -239,7 +249,8 @@ def test_a_process_of_its_own_prints_the_folder_last_and_nothing_else_on_stdout(
     assert "robust accuracy" in done.stderr
     assert "run under linf:0.04" in done.stderr
     failed = shell.run("inure evaluate run --suite pgd20 --examples 40 --fail-under 1 -q", folder)
-    assert (failed.returncode, failed.stdout, failed.stderr) == (3, "run/evaluations/pgd20\n", "")
+    assert (failed.returncode, failed.stdout) == (3, "run/evaluations/pgd20\n")
+    assert failed.stderr.startswith("inure: --fail-under: accuracy ")
     mistaken = shell.run("inure evaluate run --threat linf", folder)
     assert (mistaken.returncode, mistaken.stdout) == (2, "")
     assert len(mistaken.stderr.splitlines()) == 1

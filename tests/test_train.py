@@ -5,6 +5,7 @@ import json
 import math
 import signal
 import sys
+import time
 import types
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,7 @@ from inure.session import Session
 from inure.threat import Linf
 from inure.train import train
 from inure.validation import Validator, accuracies
-from runs import TINY, TINY_ATTACK, assert_same_run, info, records, weights, write_images
+from runs import TINY, TINY_ATTACK, assert_same_run, info, records, saved_steps, weights, write_images
 from runs import inure as command
 from tiny import tiny_net
 
@@ -147,6 +148,28 @@ def test_python_mirrors_the_command_line(tmp_path, monkeypatch):
     assert inure.train(recipe, "stopped", resume=True, quiet=True) == Path("stopped")
     with pytest.raises(UserError, match="--resume: got no --out"):
         inure.train(recipe, resume=True)
+
+
+def test_skipped_images_are_said_and_counted_once(tmp_path, capsys):
+    images = write_images(tmp_path / "train.parquet", [k % 4 for k in range(60)], bad=[3, 9])
+    recipe = tiny(f"data.source={images}", "data.skip_bad=true", "data.validation=8", "epochs=1")
+    run = train(recipe, tmp_path / "run")
+    assert "warning: 2 images could not be decoded and were left out" in capsys.readouterr().err
+    assert info(run)["data"]["skipped"] == 2
+
+
+def test_the_minutes_count_from_the_start_of_the_call(tmp_path, monkeypatch):
+    """Loading the data alone takes longer than allowed: the first step is the last."""
+    load_training = Data.load_training
+
+    def slow(self, *arguments):
+        time.sleep(0.2)
+        return load_training(self, *arguments)
+
+    monkeypatch.setattr(Data, "load_training", slow)
+    with pytest.raises(Stop):
+        train(tiny(), tmp_path / "run", max_minutes=0.2 / 60, quiet=True)
+    assert saved_steps(tmp_path / "run") == [1]
 
 
 def test_the_averaged_weights_are_the_ones_handed_on(tmp_path, sessions):

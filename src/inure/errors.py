@@ -57,9 +57,21 @@ class NonFinite(RuntimeError):
 def unknown_name(setting: str, given: str, names: Iterable[str], where_to_look: str | None = None) -> UserError:
     """The mistake of a name that does not exist, with the nearest ones that do."""
     names = list(names)
-    close = difflib.get_close_matches(given, names, n=3, cutoff=0.5)
-    allowed = " | ".join(names) if len(names) <= 12 else where_to_look or f"one of {len(names)} names"
-    return UserError(setting, given, allowed, " or ".join(close) or where_to_look)
+    known = where_to_look or f"one of {len(names)} names"
+    allowed = " | ".join(names) if len(names) <= 12 else known
+    return UserError(setting, given, allowed, " or ".join(_nearest(given, names)) or where_to_look)
+
+
+def _nearest(given: str, names: list[str]) -> list[str]:
+    """At most three. A good beginning counts as well: ``deit_tini`` means ``deit_tiny_patch16_224``."""
+    matcher = difflib.SequenceMatcher(b=given)
+
+    def likeness(text: str) -> float:
+        matcher.set_seq1(text)
+        return matcher.ratio()
+
+    scores = {name: max(likeness(name), likeness(name[: len(given)]) - 0.05) for name in names}
+    return sorted((n for n in names if scores[n] >= 0.5), key=lambda name: -scores[name])[:3]
 
 
 def _short(value: Any, limit: int = 300) -> str:

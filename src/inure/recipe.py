@@ -182,7 +182,7 @@ def find_shipped(folder: str, name: str, setting: str) -> Path:
         return Path(name)
     if name.endswith((".yaml", ".yml")) or Path(name).is_dir():
         raise UserError(setting, name, "a YAML file that exists, or a shipped name", f"inure list {folder}")
-    raise unknown_name(setting, name, [n for n, _ in shipped_names(folder)], f"inure list {folder}")
+    raise unknown_name(setting, name, [n for n, _ in shipped_names(folder)], f"a name that `inure list {folder}` shows")
 
 
 def shipped_names(folder: str = "recipes") -> Iterator[tuple[str, str]]:

@@ -1,19 +1,15 @@
 """Everything one training run holds between two steps: built, counted, validated, saved, restored, rolled back."""
 
-import hashlib
-import json
-import signal
 import sys
 import time
-from dataclasses import asdict, dataclass, field
 from functools import partial
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from . import engine, files, statistics
+from . import engine, files, snapshot, statistics
 from .averaging import SWA, Averager
 from .checkpoints import Checkpoints, write_weights
 from .config import dump
@@ -21,10 +17,12 @@ from .console import Bars
 from .data import Loader
 from .errors import NonFinite, Stop, UserError
 from .guards import FiniteGuard
+from .interrupts import Interrupts
 from .ledger import Ledger, accuracies_text
 from .models import build
 from .recipe import Recipe
 from .run import Run
+from .snapshot import Progress, hash_of
 from .tracking import open_trackers
 from .validation import Validator, accuracies
 
@@ -34,27 +32,12 @@ _SHOW_SECONDS = 1.0
 """Between two looks at the loss for the progress bar; one look is one host synchronisation."""
 
 
-@dataclass
-class Progress:
-    """What besides tensors is needed to continue exactly."""
-
-    epoch: int = 0
-    step: int = 0
-    step_in_epoch: int = 0
-    lr_factor: float = 1.0
-    rollbacks: int = 0
-    seconds: float = 0.0
-    best: dict[str, Any] | None = None
-    last: dict[str, Any] | None = None
-    sums: dict[str, float] = field(default_factory=dict)
-
-
 class Session:
     """One run in one process. Made by ``build``; ``train`` drives it."""
 
     def __init__(
         self, fabric: Any, recipe: Recipe, run: Run, model: nn.Module, optimizer: Any, averager: Averager | None,
-        loader: Loader, validator: Validator, *, num_classes: int, max_minutes: float | None, quiet: bool,
+        loader: Loader, validator: Validator, *, num_classes: int, deadline: float | None, quiet: bool,
     ) -> None:  # fmt: skip
         self.fabric, self.recipe, self.run = fabric, recipe, run
         self.model, self.optimizer, self.averager = model, optimizer, averager
@@ -66,14 +49,12 @@ class Session:
         self.recipe_hash = hash_of(recipe)
         self.ledger = Ledger(run, recipe, self.bars, num_classes=num_classes, writes=fabric.is_global_zero)
         self._guard = FiniteGuard()
-        self._deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
-        self._signal: int | None = None
-        self._signalled = 0.0
+        self._interrupts = Interrupts(deadline)
         self._clock = self._show_next = time.monotonic()
 
     @classmethod
     def build(
-        cls, fabric: Any, recipe: Recipe, run: Run, *, seed: int, max_minutes: float | None, quiet: bool
+        cls, fabric: Any, recipe: Recipe, run: Run, *, seed: int, deadline: float | None, quiet: bool
     ) -> "Session":
         """Data, net, optimizer and averager as the recipe says, with the newest checkpoint loaded."""
         training, validation = recipe.data.load_training(recipe.model.img_size)
@@ -90,12 +71,16 @@ class Session:
         validator = Validator(validation.to(fabric.device), recipe.evaluation, **place)
         session = cls(
             fabric, recipe, run, model, optimizer, averager, loader, validator,
-            num_classes=training.num_classes, max_minutes=max_minutes, quiet=quiet,
+            num_classes=training.num_classes, deadline=deadline, quiet=quiet,
         )  # fmt: skip
+        apart = isinstance(recipe.data.validation, str)  # else both were cut from the same files, and count the same
+        skipped = training.skipped + (validation.skipped if apart else 0)
+        if skipped:
+            session.bars.say(f"warning: {skipped} images could not be decoded and were left out")
         if fabric.is_global_zero:
             data = {
                 "source": recipe.data.source, "train_examples": len(training), "validation_examples": len(validation),
-                "hash": training.hash, "skipped": training.skipped + validation.skipped,
+                "hash": training.hash, "skipped": skipped,
             }  # fmt: skip
             run.write_info(
                 status="running", command=run.command(), data=data, class_names=list(training.class_names),
@@ -111,17 +96,12 @@ class Session:
     def __enter__(self) -> Self:
         if self.fabric.is_global_zero:
             self.ledger.trackers = open_trackers(self.recipe.trackers, self.run.path, dump(self.recipe))
-        self._handlers: dict[int, Any] = {}
-        for number in (signal.SIGTERM, signal.SIGINT):
-            try:
-                self._handlers[number] = signal.signal(number, self._note_signal)
-            except ValueError:  # not the main thread: the caller handles signals
-                break
+        self._interrupts.__enter__()
         self.bars.__enter__()
         parameters = sum(p.numel() for p in self._local.parameters())
         images, steps = len(self.loader.image_set), self.loader.steps_per_epoch
         self.bars.say(
-            f"{self.recipe.model.name}: {parameters:,} parameters; {self.recipe.epochs} epochs of {steps} steps, "
+            f"{self.recipe.model.name}: {parameters:,} parameters; {self.recipe.epochs} x {steps} steps, "
             f"{images:,} training images, {self.fabric.world_size} x {self.fabric.device.type}; {self.run.path}"
         )
         return self
@@ -132,8 +112,7 @@ class Session:
         self.bars.__exit__(kind, error, trace)
         if isinstance(error, UserError | NonFinite) and not self.fabric.is_global_zero:
             print(f"inure: process {self.fabric.global_rank}: {error}", file=sys.stderr)
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+        self._interrupts.__exit__(kind, error, trace)
         for tracker in self.ledger.trackers:
             tracker.close()
 
@@ -196,17 +175,8 @@ class Session:
         state.seconds, self._clock = state.seconds + now - self._clock, now
         self._average_tally()
         state.sums = self.ledger.sums()
-        buffers = statistics.gather(self.fabric, self._local)
-        averaged = statistics.gather(self.fabric, self.averager.module) if self.averager else {}
+        content = snapshot.take(self.fabric, self.recipe_hash, state, self._local, self.optimizer, self.averager)
         if self.fabric.is_global_zero:
-            content = {
-                "recipe_hash": self.recipe_hash,
-                "progress": json.dumps(asdict(state)),
-                "model": self._local.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "averager": self.averager.state_dict() if self.averager else None,
-                "buffers": {"model": buffers, "averager": averaged},
-            }
             self.checkpoints.save(state.step, content)
             self._write_progress()
         self.fabric.barrier()
@@ -242,13 +212,7 @@ class Session:
         for line in refused:
             self.bars.say(f"warning: {line}")
         if content is not None:
-            self.progress = Progress(**json.loads(content["progress"]))
-            self._local.load_state_dict(content["model"])
-            self.optimizer.load_state_dict(content["optimizer"])
-            statistics.scatter(self.fabric, self._local, content["buffers"]["model"])
-            if self.averager is not None:
-                self.averager.load_state_dict(content["averager"])
-                statistics.scatter(self.fabric, self.averager.module, content["buffers"]["averager"])
+            self.progress = snapshot.put_back(self.fabric, content, self._local, self.optimizer, self.averager)
             if self.fabric.is_global_zero:
                 self._write_progress()  # a kill may have come between the checkpoint and run.json
         self._guard.reset()
@@ -301,15 +265,8 @@ class Session:
     def _warn(self, kind: str, detail: str) -> None:
         self.ledger.warn(self.progress.epoch, self.progress.step, kind, detail)
 
-    def _note_signal(self, number: int, frame: FrameType | None) -> None:
-        # Once more: do not wait for the step to end. Launchers hand a Ctrl-C on at once; that is not once more
-        if self._signal is not None and time.monotonic() > self._signalled + 1:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        self._signal, self._signalled = number, time.monotonic()
-
     def _leaving(self) -> bool:
-        wanted = self._signal is not None or (self._deadline is not None and time.monotonic() > self._deadline)
+        wanted = self._interrupts.wanted
         if self.fabric.world_size == 1:
             return wanted
         if self.progress.step % _SYNC_EVERY:
@@ -317,11 +274,10 @@ class Session:
         return bool(self.fabric.all_reduce(torch.tensor(float(wanted)), reduce_op="sum") > 0)
 
     def _leave(self) -> None:
-        reason = "max_minutes" if self._signal is None else "signal"
         if self.fabric.is_global_zero:
-            self.run.log({"event": "stop", "reason": reason, "step": self.progress.step})
+            self.run.log({"event": "stop", "reason": self._interrupts.reason, "step": self.progress.step})
             self.run.write_info(status="stopped")
-        raise Stop(self.run.path, self._signal)
+        raise Stop(self.run.path, self._interrupts.signal)
 
 
 def local_module(model: nn.Module) -> nn.Module:
@@ -329,9 +285,3 @@ def local_module(model: nn.Module) -> nn.Module:
     module = model.module
     assert isinstance(module, nn.Module)
     return module
-
-
-def hash_of(recipe: Recipe) -> str:
-    """sha256 of a recipe's settings; ``about`` does not count."""
-    tree = {key: value for key, value in dump(recipe).items() if key != "about"}
-    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()

@@ -59,6 +59,8 @@ def evaluate_target(
         raise UserError("--out", "nothing", "a folder for the results of file.py:function", "--out results")
     if folder.exists() and not folder.is_dir():
         raise UserError("--out", str(folder), "a folder")
+    if (folder / "recipe.yaml").exists():
+        raise UserError("--out", f"{folder}, a run", "a folder of its own", f"--out {folder / 'evaluations' / suite}")
     fabric = _start(device, devices)
     workers = Workers(fabric.global_rank, fabric.world_size, fabric.barrier)
     result = evaluate(

@@ -4,6 +4,7 @@
 average. A joint that is off is None and is skipped: disabled equals absent, bit for bit.
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -118,9 +119,10 @@ def train(
 
     Raises:
         UserError: For settings or data that do not fit, or an ``out`` that holds something else.
-        Stop: After a signal, once the state is saved.
+        Stop: After a signal or ``max_minutes``, once the state is saved.
         NonFinite: If a loss or gradient was not finite and the guards say stop.
     """
+    deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
     if isinstance(recipe, str):
         name, recipe = name or recipe, load_recipe(recipe)
     if resume and out is None:
@@ -133,9 +135,7 @@ def train(
     fabric = engine.start(recipe.engine)
     run = Run(Path(fabric.broadcast(str(folder))))
     with torch.random.fork_rng(devices=_cuda_devices(fabric)):
-        session = Session.build(
-            fabric, recipe, run, seed=seed_of(recipe.seed, _INIT), max_minutes=max_minutes, quiet=quiet
-        )
+        session = Session.build(fabric, recipe, run, seed=seed_of(recipe.seed, _INIT), deadline=deadline, quiet=quiet)
         with session:
             _train(session)
     return run.path

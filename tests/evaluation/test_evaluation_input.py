@@ -66,6 +66,14 @@ def test_a_data_set_whose_labels_the_net_does_not_know_is_refused():
         evaluate(ReadsPixels(), images, threat=Linf())
 
 
+def test_arrays_are_taken_as_tensors_are():
+    options = {"suite": "pgd20", "threat": Linf(epsilon=0.1)}
+    arrays = evaluate(ReadsPixels(), X.numpy(), Y.numpy(), index=Y.numpy(), **options)
+    tensors = evaluate(ReadsPixels(), X, Y, index=Y, **options)
+    assert torch.equal(arrays.robust, tensors.robust)
+    assert arrays.outcomes.equals(tensors.outcomes)
+
+
 def test_the_bounds_themselves_are_inside():
     x = X.clone()
     x[0], x[1] = 0, 1

@@ -53,7 +53,11 @@ def assert_same(folder, result, reference) -> None:
     assert without_seconds(result.summary) == without_seconds(reference.summary)
     assert json.loads((folder / "summary.json").read_text()) == result.summary
     assert by_example(pq.read_table(folder / "outcomes.parquet")) == by_example(reference.outcomes)
-    assert {p.name for p in folder.iterdir()} == {"summary.json", "outcomes.parquet", "examples.safetensors"}
+    assert {p.name for p in folder.iterdir() if p.name != "previous"} == {
+        "summary.json",
+        "outcomes.parquet",
+        "examples.safetensors",
+    }
 
 
 def assert_same_folder(ours, theirs) -> None:

@@ -118,6 +118,8 @@ def _usage_mistake(error: Any, arguments: list[str]) -> UserError:
     if kind == "NoSuchOption":
         options = [o for p in context.command.params for o in p.opts if o.startswith("--")] if context else []
         nearest = unknown_name(error.option_name, error.option_name, options)
+        if path == "inure train" and (setting := _as_setting(error.option_name)):
+            return UserError(error.option_name, "an unknown option", nearest.allowed, setting)
         return UserError(error.option_name, "an unknown option", nearest.allowed, nearest.remedy or remedy)
     if kind == "MissingParameter" and error.param is not None:
         return UserError(error.param.metavar or error.param.name.upper(), "nothing", "a value", remedy)
@@ -132,6 +134,14 @@ def _usage_mistake(error: Any, arguments: list[str]) -> UserError:
     if "No such command" in error.message and len(words) > 1:
         return unknown_name("COMMAND", words[1], commands)
     return UserError(path, error.message.removeprefix("Got ").rstrip("."), "what --help shows", remedy)
+
+
+def _as_setting(option: str) -> str | None:
+    """``seed=VALUE`` for ``--seed``: settings of the recipe are written without dashes."""
+    from ..recipe import Recipe
+
+    key = option.removeprefix("--").replace("-", "_")
+    return f"{key}=VALUE" if key.partition(".")[0] in Recipe.model_fields else None
 
 
 def _given(option: str, arguments: list[str]) -> str:

@@ -1,5 +1,6 @@
 """``inure compare``."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +18,10 @@ def compare(
     """
     from ..comparison import compare_outcomes
 
-    for row in compare_outcomes(a, b, suite=suite):
+    rows = compare_outcomes(a, b, suite=suite)
+    if len(rows) == 1:
+        print("inure: only clean accuracy is compared: A or B was evaluated without an attack", file=sys.stderr)
+    for row in rows:
         low, high = row.interval95
         print(
             f"{row.quantity}\t{row.a:.4f}\t{row.b:.4f}\t{row.difference:+.4f} [{low:+.4f}, {high:+.4f}]"

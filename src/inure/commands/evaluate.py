@@ -1,5 +1,6 @@
 """``inure evaluate``."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -54,4 +55,7 @@ def evaluate(
         return 0
     print(folder)
     accuracy = summary["robust_accuracy"] if summary["robust_accuracy"] is not None else summary["clean_accuracy"]
-    return 3 if fail_under is not None and accuracy < fail_under else 0
+    if fail_under is None or accuracy >= fail_under:
+        return 0
+    print(f"inure: --fail-under: accuracy {accuracy:.4f} is under {fail_under}", file=sys.stderr)
+    return 3

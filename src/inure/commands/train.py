@@ -1,5 +1,6 @@
 """``inure train``."""
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -31,6 +32,7 @@ def train(
     Examples: inure train digits/pgd_at     inure train cifar10/trades_resnet18 data.source=DIR/cifar10-*.parquet
     epochs=30 method.attack.threat.epsilon=8/255     inure train digits/mart seeds=0,1,2
     """
+    begin = time.monotonic()
     from ..recipe import load_recipe
 
     if max_minutes is not None and max_minutes <= 0:
@@ -51,7 +53,8 @@ def train(
         return
     from ..train import train as run
 
-    path = run(loaded, out, name=recipe, resume=resume, max_minutes=max_minutes, quiet=quiet)
+    left = None if max_minutes is None else max_minutes - (time.monotonic() - begin) / 60
+    path = run(loaded, out, name=recipe, resume=resume, max_minutes=left, quiet=quiet)
     from ..engine import is_child
 
     if not is_child():

@@ -2,7 +2,9 @@
 
 import hashlib
 from dataclasses import dataclass
+from typing import overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,7 +32,12 @@ class Examples:
         return self.source.batch(rows).to(device).float().div(255)
 
     @classmethod
-    def of(cls, images: "Tensor | ImageSet", labels: Tensor | None, index: Tensor | None = None) -> "Examples":
+    def of(
+        cls,
+        images: "Tensor | np.ndarray | ImageSet",
+        labels: Tensor | np.ndarray | None,
+        index: Tensor | np.ndarray | None = None,
+    ) -> "Examples":
         """Checked examples.
 
         Raises:
@@ -39,7 +46,7 @@ class Examples:
         if isinstance(images, ImageSet):
             found = cls(images.labels, images.index, images.hash, images)
         else:
-            found = cls._of_tensors(images, labels, index)
+            found = cls._of_tensors(_tensor(images), _tensor(labels), _tensor(index))
         if not len(found):
             raise UserError("examples", 0, "at least one image")
         if len(found.index.unique()) < len(found):
@@ -61,6 +68,14 @@ class Examples:
         digest = hashlib.sha256(images.cpu().numpy().tobytes())
         digest.update(labels.contiguous().numpy().tobytes())
         return cls(labels, rows, digest.hexdigest(), images)
+
+
+@overload
+def _tensor(values: Tensor | np.ndarray) -> Tensor: ...
+@overload
+def _tensor(values: Tensor | np.ndarray | None) -> Tensor | None: ...
+def _tensor(values: Tensor | np.ndarray | None) -> Tensor | None:
+    return torch.as_tensor(values) if isinstance(values, np.ndarray) else values
 
 
 def _check_images(images: Tensor) -> None:

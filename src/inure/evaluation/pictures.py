@@ -8,9 +8,8 @@ from torch import Tensor
 
 from .. import files
 from ..types import Images
+from .results import EXAMPLES
 from .verdicts import Verdicts
-
-FILE = "examples.safetensors"
 
 
 class Pictures:
@@ -23,7 +22,7 @@ class Pictures:
     """
 
     def __init__(self, folder: Path | None, index: Tensor, *, resume: bool) -> None:
-        self._path = folder / FILE if folder else None
+        self._path = folder / EXAMPLES if folder else None
         self._wanted = set(index.tolist())
         self._kept: dict[int, dict[str, Tensor]] = {}
         if resume and self._path is not None and self._path.exists():

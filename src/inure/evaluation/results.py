@@ -1,4 +1,4 @@
-"""The files of a finished evaluation: ``outcomes.parquet`` and, written last, ``summary.json``."""
+"""The files of a finished evaluation: ``examples.safetensors``, ``outcomes.parquet`` and, last, ``summary.json``."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from .. import files
 from .journal import refuse_other_protocol, unfinished
 
-SUMMARY, OUTCOMES = "summary.json", "outcomes.parquet"
+SUMMARY, OUTCOMES, EXAMPLES = "summary.json", "outcomes.parquet", "examples.safetensors"
 
 
 def write_results(folder: Path, table: pa.Table, summary: dict[str, Any]) -> None:
@@ -19,6 +19,19 @@ def write_results(folder: Path, table: pa.Table, summary: dict[str, Any]) -> Non
     pq.write_table(table, buffer)
     files.write_bytes(folder / OUTCOMES, buffer.getvalue().to_pybytes())
     files.write_json(folder / SUMMARY, summary)
+
+
+def set_aside(folder: Path) -> Path | None:
+    """Move the results of a finished evaluation to ``folder/previous``, over those there; None if there are none."""
+    if not (folder / SUMMARY).exists():
+        return None
+    previous = folder / "previous"
+    previous.mkdir(exist_ok=True)
+    for name in (EXAMPLES, OUTCOMES, SUMMARY):
+        (previous / name).unlink(missing_ok=True)
+        if (folder / name).exists():
+            (folder / name).replace(previous / name)
+    return previous
 
 
 def read_results(folder: Path, protocol: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]] | None:

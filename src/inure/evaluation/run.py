@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ from .cascade import Cascade
 from .examples import Examples
 from .journal import Journal
 from .pictures import Pictures
-from .results import read_results, write_results
+from .results import read_results, set_aside, write_results
 from .suites import SUITES, Member
 from .summary import outcomes, standing, summarize
 from .verdicts import Metered
@@ -56,8 +57,8 @@ class Workers:
 
 def evaluate(
     model: nn.Module,
-    images: Tensor | ImageSet,
-    labels: Tensor | None = None,
+    images: Tensor | np.ndarray | ImageSet,
+    labels: Tensor | np.ndarray | None = None,
     *,
     suite: str = "quick",
     threat: Geometry | str,
@@ -67,7 +68,7 @@ def evaluate(
     device: torch.device | str | None = None,
     out: Path | str | None = None,
     resume: bool = False,
-    index: Tensor | None = None,
+    index: Tensor | np.ndarray | None = None,
     workers: Workers | None = None,
     flags: Sequence[dict[str, str]] = (),
     command: str | None = None,
@@ -83,7 +84,7 @@ def evaluate(
     Args:
         model: Images (B, C, H, W) in [0, 1] to logits (B, K), normalisation inside. Evaluated in eval mode and
             float32; left as it was found.
-        images: (N, C, H, W) float in [0, 1], or an ``ImageSet``.
+        images: (N, C, H, W) float in [0, 1], a tensor or array, or an ``ImageSet``.
         labels: (N,) classes, beside a tensor of images.
         suite: A name of ``inure list suites``.
         threat: What the adversary may do: ``Linf(epsilon=8 / 255)`` or ``"linf:8/255"``.
@@ -91,7 +92,8 @@ def evaluate(
         batch_size: Examples attacked at once; halved by itself when memory runs out.
         mode: A mix for nets with domains: a name or weights.
         device: Where to compute; None: where the model is.
-        out: Folder for ``summary.json``, ``outcomes.parquet`` and ``examples.safetensors``.
+        out: Folder for ``summary.json``, ``outcomes.parquet`` and ``examples.safetensors``; those of an earlier
+            evaluation there move to ``previous``.
         resume: Continue what a killed evaluation left in ``out``.
         index: (N,) names of the examples; positions by default.
         workers: Which of several processes this is.
@@ -116,11 +118,14 @@ def evaluate(
         table, summary = finished
         pictures = Pictures(out, examples.index, resume=True)
         return Evaluation(standing(table, examples.index), summary, table, pictures.columns())
+    bars = Bars(quiet=quiet or workers.rank > 0)
+    if out is not None and not resume and workers.rank == 0 and (previous := set_aside(out)):
+        bars.say(f"the results that were in {out} are now in {previous}")
     journal = Journal(out, workers.rank, workers.world_size)
     journal.begin(protocol, resume=resume)
     rows = torch.arange(workers.rank, len(examples), workers.world_size)
     pictures = Pictures(out if workers.rank == 0 else None, examples.index[rows[:_PICTURES]], resume=resume)
-    with Bars(quiet=quiet or workers.rank > 0) as bars:
+    with bars:
         Cascade(
             metered,
             examples,

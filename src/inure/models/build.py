@@ -22,7 +22,8 @@ class Model(Settings):
     """Which net, how large, with which weights to start from."""
 
     name: str = "vit_digits"
-    """One of ours (``inure list models``), any name of timm, or ``FILE.py:function``."""
+    """One of ours (``inure list models``), any name of timm, or ``FILE.py:function``; that file is run, and must
+    still be there, whenever the run is loaded."""
     pretrained: bool = False
     """Start from timm's weights for this name, and normalise as they want it."""
     weights: str | None = None

@@ -75,10 +75,10 @@ def build_own(
     """
     for setting, value in given.items():
         if setting not in own.takes:
-            knobs = ", ".join(own.takes) or "none of its own"
-            raise UserError(
-                f"model.{setting}", value, f"nothing here: {name} has no {setting}", f"its settings: {knobs}"
-            )
+            knobs = ", ".join(own.takes) or "none"
+            allowed = f"nothing here: {name} has no {setting} (its settings: {knobs})"
+            off = "0" if setting == "drop_path" else "null"
+            raise UserError(f"model.{setting}", value, allowed, f"model.{setting}={off}")
     arguments = {**own.takes, **given}
     if own.sized:
         arguments["img_size"] = size

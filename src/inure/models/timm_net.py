@@ -86,7 +86,7 @@ def build_timm(
 def _check_name(name: str, own_names: list[str], pretrained: bool) -> None:
     import timm
 
-    where_to_look = "a name in `inure list models` or of timm"
+    where_to_look = "a name that `inure list models` shows, or one of timm"
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         raise unknown_name("model.name", name, [*own_names, *timm.list_models()], where_to_look)

@@ -1,0 +1,74 @@
+"""What a checkpoint holds: everything from which a run continues exactly."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from . import statistics
+from .averaging import Averager
+from .config import dump
+from .recipe import Recipe
+
+
+@dataclass
+class Progress:
+    """What besides tensors is needed to continue exactly."""
+
+    epoch: int = 0
+    step: int = 0
+    step_in_epoch: int = 0
+    lr_factor: float = 1.0
+    rollbacks: int = 0
+    seconds: float = 0.0
+    best: dict[str, Any] | None = None
+    last: dict[str, Any] | None = None
+    sums: dict[str, float] = field(default_factory=dict)
+
+
+def take(
+    fabric: Any,
+    recipe_hash: str,
+    progress: Progress,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    averager: Averager | None,
+) -> dict[str, Any]:
+    """The content of a checkpoint. Called by all processes together: each has buffers of its own."""
+    return {
+        "recipe_hash": recipe_hash,
+        "progress": json.dumps(asdict(progress)),
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "averager": averager.state_dict() if averager else None,
+        "buffers": {
+            "model": statistics.gather(fabric, model),
+            "averager": statistics.gather(fabric, averager.module) if averager else {},
+        },
+    }
+
+
+def put_back(
+    fabric: Any,
+    content: dict[str, Any],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    averager: Averager | None,
+) -> Progress:
+    """Load what ``take`` took."""
+    model.load_state_dict(content["model"])
+    optimizer.load_state_dict(content["optimizer"])
+    statistics.scatter(fabric, model, content["buffers"]["model"])
+    if averager is not None:
+        averager.load_state_dict(content["averager"])
+        statistics.scatter(fabric, averager.module, content["buffers"]["averager"])
+    return Progress(**json.loads(content["progress"]))
+
+
+def hash_of(recipe: Recipe) -> str:
+    """sha256 of a recipe's settings; ``about`` does not count."""
+    tree = {key: value for key, value in dump(recipe).items() if key != "about"}
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
