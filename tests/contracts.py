@@ -6,10 +6,10 @@ or schedule is added here, and a piece without a line fails ``test_every_piece_h
 
 from typing import Any, NamedTuple
 
-from inure.attacks import FGSM, PGD
+from inure.attacks import APGD, FGSM, PGD
 from inure.averaging import EMA, SWA
 from inure.balance import CrossEntropy
-from inure.methods import MART, PGDAT, TRADES, Standard
+from inure.methods import MART, PGDAT, TRADES, CoTraining, Standard
 from inure.optimizers import SGD, AdamW
 from inure.perturbation import AWP
 from inure.schedules import Constant, Cosine, OneCycle, Piecewise, Ramp
@@ -46,6 +46,11 @@ ATTACKS = [
     AttackLine(PGD(threat=_LINF, steps=5, restarts=3), 18),
     AttackLine(PGD(threat=_L2, steps=20, keep="worst", restarts=2), 42),
     AttackLine(PGD(threat=_L1, steps=20), 20),
+    AttackLine(PGD(threat=_LINF, steps=5, eot_samples=2), 10),
+    AttackLine(APGD(threat=_LINF), 11),
+    AttackLine(APGD(threat=_LINF, steps=2, start="zero"), 3),
+    AttackLine(APGD(threat=_L2, steps=20, restarts=2, keep="worst"), 42),
+    AttackLine(APGD(threat=_L2, steps=5, start="uniform", eot_samples=3), 18),
 ]
 
 METHODS = [
@@ -58,6 +63,8 @@ METHODS = [
     MethodLine(TRADES(attack=PGD(threat=_L2, steps=2, start="gaussian"), beta=1), 3, 2),
     MethodLine(MART(attack=_NOISY), 3, 2),
     MethodLine(MART(attack=PGD(threat=_L1, steps=2), beta=0), 2, 2),
+    MethodLine(CoTraining(attack=_SHORT), 3, 2),
+    MethodLine(CoTraining(attack=APGD(threat=_LINF, steps=2), climbs="prediction", alpha=0.3), 4, 2),
 ]
 
 CRITERIA = [CrossEntropy(), CrossEntropy(label_smoothing=0.1)]

@@ -191,14 +191,13 @@ def test_awp_starts_when_its_warm_up_is_over(fabric):
 def test_the_regime_reaches_the_attack(fabric):
     seen = []
 
-    class Spy:
-        attack = PGD(threat=Linf(epsilon=0.4), steps=10, step_size=0.1)
+    class Spying(PGD):
+        def __call__(self, model, x, y, **options):
+            seen.append((self.threat.epsilon, self.step_size, self.steps))
+            return x
 
-        def craft(self, model, batch, attack, criterion):
-            seen.append((attack.func.threat.epsilon, attack.func.step_size, attack.func.steps))
-            return batch.x
-
-        losses = Standard().losses
+    class Spy(PGDAT):
+        attack: Spying = Spying(threat=Linf(epsilon=0.4), steps=10, step_size=0.1)
 
     regime = Regime(epsilon=HALFWAY, steps=Piecewise(milestones=[0.5], factor=0.5))
     for progress in (0.0, 0.25, 0.5):

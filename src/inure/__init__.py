@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .errors import UserError
     from .evaluation import Evaluation, evaluate
     from .load import load
+    from .models.adapt import adapt, fold
     from .recipe import Recipe, load_recipe
     from .study import Study, run_study
     from .threat import L1, L2, Linf
@@ -26,7 +27,9 @@ _HOME = {
     "Recipe": "recipe",
     "Study": "study",
     "UserError": "errors",
+    "adapt": "models.adapt",
     "evaluate": "evaluation",
+    "fold": "models.adapt",
     "load": "load",
     "load_recipe": "recipe",
     "run_study": "study",
@@ -36,8 +39,8 @@ _HOME = {
 _MODULES = ("attacks", "methods", "models", "optimizers")
 
 __all__ = [
-    "L1", "L2", "Evaluation", "Linf", "Recipe", "Study", "UserError", "attacks", "evaluate", "load", "load_recipe",
-    "methods", "models", "optimizers", "run_study", "train", "train_step",
+    "L1", "L2", "Evaluation", "Linf", "Recipe", "Study", "UserError", "adapt", "attacks", "evaluate", "fold", "load",
+    "load_recipe", "methods", "models", "optimizers", "run_study", "train", "train_step",
 ]  # fmt: skip
 
 

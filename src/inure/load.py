@@ -7,6 +7,7 @@ import torch
 
 from .errors import UserError
 from .models import Classifier, build, load_target, load_weights, read_weights
+from .models.adapt import fold
 from .run import Run
 
 
@@ -16,7 +17,7 @@ def load(target: str | Path, weights: str | Path | None = None, mode: Any = None
     Args:
         target: A run directory, or a function that returns an ``nn.Module`` taking images in [0, 1].
         weights: A .pt or .safetensors file loaded into the net; a run's own ``weights.safetensors`` by default.
-        mode: The domain or mix that the caller will use; refused here if the net has no domains.
+        mode: A domain, or weights by name: the net is folded, and knows no domains any more.
 
     Raises:
         UserError: If the target does not exist or the weights do not fit.
@@ -25,9 +26,29 @@ def load(target: str | Path, weights: str | Path | None = None, mode: Any = None
         classifier = load_target(str(target), None if weights is None else str(weights))
     else:
         classifier = _load_run(Path(target), weights)
-    if mode is not None and not classifier.domains:
+    refuse_mode(classifier, mode)
+    return classifier.eval() if mode is None else fold(classifier, mode).eval()
+
+
+def usual_mode(classifier: Classifier) -> str | None:
+    """What is meant where no mode is given: the robust domain if there is one."""
+    return "robust" if "robust" in classifier.domains else None
+
+
+def refuse_mode(classifier: Classifier, mode: Any) -> None:
+    """Say what is wrong with a mode, before anything is computed.
+
+    Raises:
+        UserError: If the net has no domains, not these, or the weights do not sum to 1.
+    """
+    if mode is None:
+        return
+    if classifier.mixture is None:
         raise UserError("--mode", mode, "no mode: this net has no domains (model.adapters is null)")
-    return classifier.eval()
+    try:
+        classifier.mixture.parse(mode, 1)
+    except UserError as error:
+        raise error.at("--mode") from None
 
 
 def _load_run(path: Path, weights: str | Path | None) -> Classifier:

@@ -2,15 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from .data.decode import FORMATS
 from .errors import UserError
-from .load import load
+from .load import load, refuse_mode, usual_mode
 from .models import Classifier
+from .models.adapt import fold
 from .run import Run
 from .target import parse_mode
 
@@ -25,15 +25,17 @@ def predict_files(
     Raises:
         UserError: For a file that is missing or no image, before anything is classified.
     """
-    mix = parse_mode(mode)
-    classifier = load(target, weights, mix)
+    classifier = load(target, weights)
+    mix = parse_mode(mode or usual_mode(classifier))
+    refuse_mode(classifier, mix)
+    classifier = fold(classifier, mix)
     names = [] if ".py:" in target else Run(Path(target)).info().get("class_names", [])
     most = classifier.num_classes or top
     if not 1 <= top <= most:
         raise UserError("--top", top, f"1 to {most}")
     tensors = [read_image(path, classifier.in_channels or 3, classifier.img_size) for path in paths]
     for path, x in zip(paths, tensors, strict=True):
-        probabilities = _probabilities(classifier, x, mix, path)
+        probabilities = _probabilities(classifier, x, path)
         if top > len(probabilities):
             raise UserError("--top", top, f"1 to {len(probabilities)}")
         best = probabilities.topk(top)
@@ -42,10 +44,10 @@ def predict_files(
 
 
 @torch.inference_mode()
-def _probabilities(classifier: Classifier, x: Tensor, mix: Any, path: Path) -> Tensor:
+def _probabilities(classifier: Classifier, x: Tensor, path: Path) -> Tensor:
     """(K,). A function of the user's does not say which sizes its net takes: the net says it."""
     try:
-        return classifier(x[None], mix=mix).softmax(1)[0]
+        return classifier(x[None]).softmax(1)[0]
     except UserError:
         raise
     except Exception as error:

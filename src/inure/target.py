@@ -15,7 +15,7 @@ from .data import load as load_images
 from .engine import Engine
 from .errors import UserError
 from .evaluation import Workers, evaluate, wilson
-from .load import load
+from .load import load, refuse_mode, usual_mode
 from .models import Classifier
 from .run import Run
 from .threat import Geometry, describe_threat, parse_threat
@@ -48,13 +48,17 @@ def evaluate_target(
     """
     run = None if ".py:" in target else Run.open(Path(target), "TARGET")
     geometry = _threat(run, threat)
+    classifier = load(target, weights)
+    usual = usual_mode(classifier)
+    mode = mode or usual
     mix = parse_mode(mode)
-    classifier = load(target, weights, mix)
+    refuse_mode(classifier, mix)
     suite = suite or (run.recipe().evaluation.suite if run else "quick")
     images = _images(run, classifier, data)
     if examples is not None:
         images = images.head(examples)
-    folder = out or (run.path / "evaluations" / suite if run else None)
+    name = suite if mode == usual else f"{suite}-{mode}"
+    folder = out or (run.path / "evaluations" / name if run else None)
     if folder is None:
         raise UserError("--out", "nothing", "a folder for the results of file.py:function", "--out results")
     if folder.exists() and not folder.is_dir():

@@ -7,7 +7,6 @@ average. A joint that is off is None and is skipped: disabled equals absent, bit
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from .perturbation import Perturbation
 from .recipe import Recipe, Regime, load_recipe
 from .run import Run, command_line, default_out
 from .session import Session, local_module
-from .types import Batch, Crafting, Losses
+from .types import Batch, Crafting, Images, Losses, Search
 
 _STEP, _INIT = 1, 2
 """Streams of the seed: the randomness of a step, the initial weights."""
@@ -65,10 +64,12 @@ def train_step(
     local = local_module(model)  # this process's own net: the attack wants no gradient synchronisation
 
     # 1. inner maximisation
-    attack = regime.scale(method.attack, batch.progress) if hasattr(method, "attack") else None
+    def attack(*arguments: Any, search: Search | None = None, **options: Any) -> Images:
+        scaled = regime.scale(search or method.attack, batch.progress)
+        return scaled(*arguments, crafting=crafting, **options)
+
     with fabric.autocast(), _open(crafting, local, batch.progress):
-        crafted = partial(attack, crafting=crafting) if attack is not None else None
-        x_adv = method.craft(local, batch, crafted, balance.attack)
+        x_adv = method.craft(local, batch, attack if hasattr(method, "attack") else None, balance.attack)
 
     # 2. outer minimisation: one forward through the wrapper
     def backward() -> Losses:

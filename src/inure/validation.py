@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from .attacks import FGSM, PGD
 from .data import ImageSet
 from .losses import cross_entropy
+from .models.adapt import in_domain
 from .models.modes import attack_mode, frozen
 from .noise import CounterNoise
 from .recipe import EvaluationSettings
@@ -18,6 +19,9 @@ _BATCH = 256
 
 class Validator:
     """Clean accuracy of the whole split, PGD accuracy of its first images, FGSM accuracy of a fixed probe.
+
+    A net with the domains ``clean`` and ``robust`` is measured in each: clean accuracy in the clean mode, the others
+    in the robust one.
 
     The attacks are the same function of the image at every epoch (counter-based noise), so that differences
     between epochs are differences between nets. In several processes each takes its share.
@@ -49,12 +53,13 @@ class Validator:
 
     def counts(self, model: nn.Module) -> dict[str, Tensor]:
         """Sums to be added over processes and divided: right answers, losses, examples."""
+        clean, robust = in_domain(model, "clean"), in_domain(model, "robust")
         with attack_mode(model, "eval"), frozen(model):
-            right, loss = self._measure(model, self._rows, None)
-            probe_pgd, _ = self._measure(model, self._probe, self._pgd)
+            right, loss = self._measure(clean, self._rows, None)
+            probe_pgd, _ = self._measure(robust, self._probe, self._pgd)
             rest = self._attacked[len(self._probe) :]
-            others, _ = self._measure(model, rest, self._pgd)
-            fgsm, _ = self._measure(model, self._probe, self._fgsm)
+            others, _ = self._measure(robust, rest, self._pgd)
+            fgsm, _ = self._measure(robust, self._probe, self._fgsm)
         sizes = {"all": len(self._rows), "attacked": len(self._attacked), "probe": len(self._probe)}
         return {
             "clean": right,

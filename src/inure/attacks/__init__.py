@@ -4,12 +4,13 @@ from typing import Annotated
 
 from pydantic import Field
 
+from .apgd import APGD
 from .fgsm import FGSM
 from .gradient import input_gradient
 from .pgd import PGD
 
-Attack = Annotated[FGSM | PGD, Field(discriminator="kind")]
+Attack = Annotated[FGSM | PGD | APGD, Field(discriminator="kind")]
 """What a method may search with."""
-ATTACKS = (FGSM, PGD)
+ATTACKS = (FGSM, PGD, APGD)
 
-__all__ = ["ATTACKS", "FGSM", "PGD", "Attack", "input_gradient"]
+__all__ = ["APGD", "ATTACKS", "FGSM", "PGD", "Attack", "input_gradient"]

@@ -6,12 +6,37 @@ from torch import Tensor, nn
 from ..types import Criterion, Images, Labels, Logits, PerExample
 
 
-def input_gradient(model: nn.Module, x_adv: Images, y: Labels, loss: Criterion) -> tuple[Tensor, PerExample, Logits]:
+def input_gradient(
+    model: nn.Module, x_adv: Images, y: Labels, loss: Criterion, samples: int = 1, *, backward: bool = True
+) -> tuple[Tensor, PerExample, Logits]:
     """One forward and one backward to the images; parameter gradients are not computed.
+
+    Args:
+        model: Images to logits.
+        x_adv: (B, C, H, W).
+        y: (B,) or (B, K).
+        loss: (logits, y) to (B,).
+        samples: Forwards to average over, for nets that draw at random: the gradient of the expected loss
+            (expectation over transformations, Athalye et al., 2018, arXiv:1802.00420).
+        backward: Without it the gradient is zero, and one forward is all it costs.
 
     Returns:
         The gradient (B, C, H, W), the loss (B,) and the logits (B, K) at ``x_adv``, all detached.
     """
+    found = [_one(model, x_adv, y, loss, backward) for _ in range(samples)]
+    if samples == 1:
+        return found[0]
+    grad, values, logits = (torch.stack(parts).mean(0) for parts in zip(*found, strict=True))
+    return grad, values, logits
+
+
+def _one(
+    model: nn.Module, x_adv: Images, y: Labels, loss: Criterion, backward: bool
+) -> tuple[Tensor, PerExample, Logits]:
+    if not backward:
+        with torch.no_grad():
+            logits = model(x_adv)
+            return torch.zeros_like(x_adv), loss(logits, y), logits
     x_adv = x_adv.detach().requires_grad_()
     with torch.enable_grad():
         logits = model(x_adv)

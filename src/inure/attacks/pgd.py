@@ -4,15 +4,16 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from ..config import Real, Settings, Whole
-from ..losses import cross_entropy, hard
+from ..losses import cross_entropy
 from ..models.modes import frozen
 from ..noise import GeneratorNoise
 from ..threat import Linf, ThreatModel
-from ..types import Crafting, Criterion, Images, Labels, Logits, Noise, PerExample
+from ..types import Crafting, Criterion, Images, Labels, Noise
 from .gradient import input_gradient
+from .worst import Worst
 
 
 class PGD(Settings):
@@ -28,6 +29,8 @@ class PGD(Settings):
     start_std: Annotated[Real, Field(ge=0)] = 1e-3
     restarts: Annotated[Whole, Field(ge=1)] = 1
     """Independent runs; each example keeps its worst."""
+    eot_samples: Annotated[Whole, Field(ge=1)] = 1
+    """Forwards whose gradients are averaged, for nets that draw at random (EoT, Athalye et al., 2018)."""
     keep: Literal["last", "worst"] = "last"
     """``worst``: of all iterates, a misclassified one if there is one, then the one of highest loss."""
 
@@ -53,14 +56,14 @@ class PGD(Settings):
             noise: Where random starts come from; torch's generator by default.
 
         Returns:
-            (B, C, H, W), detached. Passes: ``steps`` forwards and backwards a restart, and one forward more with
-            ``keep="worst"`` or several restarts.
+            (B, C, H, W), detached. Passes: ``steps`` forwards and backwards a restart, each times
+            ``eot_samples``, and one forward more with ``keep="worst"`` or several restarts.
         """
         noise = noise or GeneratorNoise()
         with frozen(model):
             if self.restarts == 1 and self.keep == "last":
                 return self._climb(model, x, y, loss, crafting, noise, None)
-            worst = _Worst(x, y)
+            worst = Worst(x, y)
             for _ in range(self.restarts):
                 x_adv = self._climb(model, x, y, loss, crafting, noise, worst if self.keep == "worst" else None)
                 with torch.no_grad():
@@ -76,14 +79,14 @@ class PGD(Settings):
         loss: Criterion,
         crafting: Crafting | None,
         noise: Noise,
-        worst: "_Worst | None",
+        worst: Worst | None,
     ) -> Images:
         step_size = 2.5 * self.threat.epsilon / self.steps if self.step_size is None else self.step_size
         x_adv = self._start(x, noise)
         for k in range(self.steps):
             if crafting is not None:
                 x_adv = crafting.step(k, x_adv, x)
-            grad, values, logits = input_gradient(model, x_adv, y, loss)
+            grad, values, logits = input_gradient(model, x_adv, y, loss, self.eot_samples)
             if worst is not None:
                 worst.offer(x_adv, values, logits)
             x_adv = self.threat.project(self.threat.ascend(x_adv, grad, step_size), x)
@@ -95,24 +98,3 @@ class PGD(Settings):
         if self.start == "gaussian":
             return self.threat.project(x + self.start_std * noise.normal(x), x)
         return x.clone()
-
-
-class _Worst:
-    """The worst point seen of each example: misclassified before not, then by loss."""
-
-    def __init__(self, x: Images, y: Labels) -> None:
-        self.x_adv = x.clone()
-        self._y = hard(y)
-        self._fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        self._loss = torch.full((len(x),), -torch.inf, device=x.device, dtype=x.dtype)
-
-    def offer(self, x_adv: Images, values: PerExample, logits: Logits) -> None:
-        fooled = logits.argmax(1) != self._y
-        better = (fooled & ~self._fooled) | ((fooled == self._fooled) & (values > self._loss))
-        self.x_adv = _pick(better, x_adv.detach(), self.x_adv)
-        self._loss = torch.where(better, values.to(self._loss), self._loss)
-        self._fooled = self._fooled | fooled
-
-
-def _pick(mask: Tensor, yes: Images, no: Images) -> Images:
-    return torch.where(mask.view(-1, 1, 1, 1), yes, no)

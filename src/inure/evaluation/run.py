@@ -20,6 +20,8 @@ from .. import config
 from ..console import Bars
 from ..data import ImageSet
 from ..errors import UserError, unknown_name
+from ..models import Classifier
+from ..models.adapt import fold
 from ..models.modes import attack_mode
 from ..threat import Geometry, describe_threat, parse_threat
 from ..types import Criterion
@@ -90,7 +92,7 @@ def evaluate(
         threat: What the adversary may do: ``Linf(epsilon=8 / 255)`` or ``"linf:8/255"``.
         seed: Of the random starts.
         batch_size: Examples attacked at once; halved by itself when memory runs out.
-        mode: A mix for nets with domains: a name or weights.
+        mode: A mix for nets with domains: a name or weights by name; None is the first domain.
         device: Where to compute; None: where the model is.
         out: Folder for ``summary.json``, ``outcomes.parquet`` and ``examples.safetensors``; those of an earlier
             evaluation there move to ``previous``.
@@ -110,7 +112,11 @@ def evaluate(
     threat = _geometry(threat)
     examples = Examples.of(images, labels, index)
     place = torch.device(device) if device is not None else _device_of(model)
-    metered = Metered(_float32(model, place), mode)
+    if isinstance(model, Classifier) and model.domains:
+        model, applied = fold(model, mode), None
+    else:
+        applied = mode
+    metered = Metered(_float32(model, place), applied)
     _check_model(metered, examples, place)
     members = SUITES[suite](threat)
     protocol = _protocol(model, examples, members, suite, threat, seed, mode, place)

@@ -4,12 +4,13 @@ from typing import Annotated
 
 from pydantic import Field
 
+from .co_training import CoTraining
 from .mart import MART
 from .pgd_at import PGDAT
 from .standard import Standard
 from .trades import TRADES
 
-Method = Annotated[Standard | PGDAT | TRADES | MART, Field(discriminator="kind")]
-METHODS = (Standard, PGDAT, TRADES, MART)
+Method = Annotated[Standard | PGDAT | TRADES | MART | CoTraining, Field(discriminator="kind")]
+METHODS = (Standard, PGDAT, TRADES, MART, CoTraining)
 
-__all__ = ["MART", "METHODS", "PGDAT", "TRADES", "Method", "Standard"]
+__all__ = ["MART", "METHODS", "PGDAT", "TRADES", "CoTraining", "Method", "Standard"]

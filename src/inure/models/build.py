@@ -9,6 +9,7 @@ from torch import nn
 
 from ..config import Real, Settings, Whole
 from ..errors import UserError
+from .adapters import Adapters, attach
 from .classifier import Classifier
 from .from_file import is_file_function, net_from_file
 from .own import OWN_NETS, build_own, own_net
@@ -44,8 +45,8 @@ class Model(Settings):
     """Per channel; None is what pretrained weights want, else 0.5."""
     std: list[Annotated[Real, Field(gt=0)]] | None = None
     """Per channel; None is what pretrained weights want, else 0.5."""
-    adapters: None = None
-    """No parameters per domain exist yet."""
+    adapters: Adapters | None = None
+    """Parameters that exist once per domain; ``cls_token``, a list of kinds, or all settings."""
 
 
 def build(model: Model, *, num_classes: int, shape: tuple[int, int, int], with_weights: bool = True) -> Classifier:
@@ -73,6 +74,8 @@ def build(model: Model, *, num_classes: int, shape: tuple[int, int, int], with_w
         classifier = Classifier(net, num_classes=num_classes, img_size=size, in_channels=channels, mean=mean, std=std)
     if with_weights and model.weights is not None:
         _start_from(classifier, model)
+    if model.adapters is not None:
+        classifier.mixture = attach(classifier.net, model.adapters)
     return classifier
 
 

@@ -1,15 +1,16 @@
 """The one model type of the library: images in [0, 1] to logits, normalised inside."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import UserError
 from ..types import Images, Logits
-
-Mix = str | Mapping[str, float] | Tensor
-"""A domain, affine weights over domains, or such weights per example (B, K)."""
+from .adapters.mixture import Choice, Mix, Mixture
 
 
 class Classifier(nn.Module):
@@ -28,8 +29,8 @@ class Classifier(nn.Module):
         of the state, so that a weights file says how its net wants to be fed.
     """
 
-    domains: tuple[str, ...] = ()
-    """Names of the domains that have parameters of their own; an adapted net has at least two."""
+    mixture: Mixture | None = None
+    """The domains and the mix in use of an adapted net; ``adapt`` and ``build`` set it."""
 
     mean: Tensor
     std: Tensor
@@ -51,29 +52,64 @@ class Classifier(nn.Module):
         self.register_buffer("mean", _per_channel("mean", mean, in_channels, identity=0.0))
         self.register_buffer("std", _per_channel("std", std, in_channels, identity=1.0))
 
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Names of the domains that have parameters of their own; an adapted net has at least two."""
+        return self.mixture.domains if self.mixture is not None else ()
+
     def forward(self, x: Images, mix: Mix | None = None, features: bool = False) -> Logits | tuple[Logits, Tensor]:
         """Logits (B, K) in the type of ``x``, float32 also under autocast.
 
         Args:
             x: (B, C, H, W), in [0, 1].
-            mix: The domains to use; None is the first. A net without domains takes nothing else.
+            mix: The domains to use; None is the first. A net without domains takes nothing else. A name or weights
+                by name are folded into parameters before the net runs. A (B, K) tensor gives each image weights of
+                its own; a sequence of names, each of so many equal parts of the batch its domain.
             features: Also return the pooled features (B, D) that the last layer saw, from the same forward.
 
         Raises:
             UserError: If the images, the mix or the net's output do not fit.
         """
         self._check_images(x)
-        self._choose_domains(mix)
+        if self.mixture is None:
+            if mix is not None:
+                raise UserError("mix", mix, "None: this net has no domains")
+            return self._run(x, features)
+        choice = self.mixture.parse(mix, len(x))
+        if self.mixture.apart(choice):
+            return self._apart(x, choice, features)
+        with self.mixture.using(choice, len(x)):
+            return self._run(x, features)
+
+    def _run(self, x: Images, features: bool) -> Any:
         z = (x - self.mean) / self.std
         if features:
             logits, pooled = _logits_and_features(self.net, z)
             return self._checked(logits).to(x.dtype), pooled.to(x.dtype)
         return self._checked(self.net(z)).to(x.dtype)
 
-    def _choose_domains(self, mix: Mix | None) -> None:
-        # The one place where a mix acts: adapters will fold theirs here, before the net runs.
-        if mix is not None:
-            raise UserError("mix", mix, "None: this net has no domains")
+    def _apart(self, x: Images, choice: Choice, features: bool) -> Any:
+        """For adapters that only know one mix for a whole forward: part by part, or each image by itself."""
+        mixture = self.mixture
+        assert mixture is not None
+
+        def one(weights: Tensor, image: Tensor) -> Any:
+            with mixture.using(Choice(weights=weights), 1):
+                return _each(lambda t: t[0], self._run(image[None], features))
+
+        if choice.rows is not None:
+            if self.training and any(isinstance(m, _BatchNorm) for m in self.modules()):
+                raise UserError("mix", "a mix per image in train mode", "a domain for each part of the batch", "eval")
+            with sdpa_kernel(SDPBackend.MATH):  # the fused kernels know no vmap
+                return torch.func.vmap(one, chunk_size=16, randomness="different")(choice.rows.to(x.dtype), x)
+        assert choice.parts is not None
+        outputs = []
+        for domain, piece in zip(choice.parts, x.chunk(len(choice.parts)), strict=True):
+            with mixture.using(Choice(domain=domain), len(piece)):
+                outputs.append(self._run(piece, features))
+        if features:
+            return tuple(torch.cat(column) for column in zip(*outputs, strict=True))
+        return torch.cat(outputs)
 
     def _check_images(self, x: Images) -> None:
         # Python values only: nothing waits for the device, and nothing breaks a compiled graph.
@@ -92,6 +128,10 @@ class Classifier(nn.Module):
             found = f"{type(self.net).__name__} with output {shape or type(logits).__name__}"
             raise UserError("model", found, f"a net whose output is one tensor (B, {self.num_classes or 'K'})")
         return logits
+
+
+def _each(function: Any, value: Any) -> Any:
+    return tuple(function(v) for v in value) if isinstance(value, tuple) else function(value)
 
 
 def _logits_and_features(net: nn.Module, z: Tensor) -> tuple[Tensor, Tensor]:

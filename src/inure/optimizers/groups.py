@@ -6,8 +6,9 @@ from pydantic import Field
 from torch import nn
 
 from ..config import Real, Settings
+from ..models.adapters.stacks import adapter_names
 
-_UNDECAYED = ("cls_token", "pos_embed", "dist_token", "reg_token", "relative_position_bias_table")
+_UNDECAYED = ("cls_token", "pos_embed", "dist_token", "reg_token", "relative_position_bias_table", "prompt")
 
 
 class OptimizerSettings(Settings):
@@ -24,15 +25,17 @@ class OptimizerSettings(Settings):
 def parameter_groups(model: nn.Module, weight_decay: float, *, decay_all: bool) -> list[dict[str, Any]]:
     """Two groups: with and without weight decay.
 
-    Without: vectors and scalars (norms, biases), class and register tokens, position embeddings.
+    Without: vectors and scalars (norms, biases), class, register and prompt tokens, position embeddings. What exists
+    once per domain is judged by what it is in one domain.
     """
     trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    decayed = [p for name, p in trainable if decay_all or _decays(name, p)]
+    stacked = adapter_names(model)
+    decayed = [p for name, p in trainable if decay_all or _decays(name, p.ndim - (name in stacked))]
     chosen = {id(p) for p in decayed}
     rest = [p for _, p in trainable if id(p) not in chosen]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 
 
-def _decays(name: str, parameter: nn.Parameter) -> bool:
-    return parameter.ndim > 1 and not any(part in name for part in _UNDECAYED)
+def _decays(name: str, ndim: int) -> bool:
+    return ndim > 1 and not any(part in name for part in _UNDECAYED)

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import nn
 
 from ..config import Real, Settings
+from ..models.adapters.stacks import adapter_names
 from ..models.modes import attack_mode
 from ..schedules import Share
 
@@ -39,7 +40,12 @@ class AWP(Settings):
         """
         with attack_mode(model, "train_frozen_stats"):
             backward()
-        weights = [p for name, p in model.named_parameters() if _is_matrix(name, p) and p.grad is not None]
+        stacked = adapter_names(model)
+        weights = [
+            p
+            for name, p in model.named_parameters()
+            if p.grad is not None and "weight" in name and p.ndim - (name in stacked) > 1
+        ]
         before = [w.detach().clone() for w in weights]
         with torch.no_grad():
             for w in weights:
@@ -52,7 +58,3 @@ class AWP(Settings):
             with torch.no_grad():
                 for w, value in zip(weights, before, strict=True):
                     w.copy_(value)
-
-
-def _is_matrix(name: str, parameter: nn.Parameter) -> bool:
-    return parameter.ndim > 1 and "weight" in name

@@ -125,8 +125,12 @@ def headline_key(runs: Sequence[RunFiles]) -> tuple[str, str] | None:
 
 
 def key_of(evaluation: EvaluationFiles) -> tuple[str, str]:
-    """Suite and threat: what two evaluations must share to be compared."""
-    return str(evaluation.summary.get("suite", "")), str(evaluation.summary.get("threat", ""))
+    """Suite and threat: what two evaluations must share to be compared. Another mode than robust is named."""
+    suite, mode = str(evaluation.summary.get("suite", "")), evaluation.summary.get("mode")
+    if mode not in (None, "robust"):
+        weights = mode.items() if isinstance(mode, dict) else ()
+        suite += ", mode " + (" ".join(f"{name}={weight:g}" for name, weight in weights) or str(mode))
+    return suite, str(evaluation.summary.get("threat", ""))
 
 
 def find_evaluation(run: RunFiles, key: tuple[str, str] | None) -> EvaluationFiles | None:

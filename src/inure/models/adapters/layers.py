@@ -1,0 +1,100 @@
+"""Layers whose adapted parameters may differ within a batch. The layer's class is exchanged for a subclass of its own.
+
+A norm normalises once and scales by each image's own values. A linear layer or a convolution is linear in its
+parameters, so that mixing the outputs of the K domains is mixing their parameters; parts of a batch that share a
+domain are sent through together.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .mixture import Choice, Mixture, weighted
+from .stacks import is_stacked, stack_of
+
+NORMS = (nn.LayerNorm, nn.GroupNorm, _BatchNorm)
+LINEAR = (nn.Linear, nn.Conv2d)
+
+
+class Mixed:
+    """What the exchanged classes share; ``mixture`` is set by ``exchange``."""
+
+    mixture: Mixture
+
+    def only(self, domain: int) -> Any:
+        """A context in which the whole batch is of one domain."""
+        return self.mixture.using(Choice(domain=domain), self.mixture.batch)
+
+
+class MixedNorm(Mixed):
+    """A norm with affine parameters per domain, and one set of statistics."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the norm, with each image's own scale and shift."""
+        if self.mixture.folded:
+            return super().forward(x)  # type: ignore[misc]
+        module: Any = self
+        per_domain = [parametrizations[0] for parametrizations in module.parametrizations.values()]
+        for parametrization in per_domain:
+            parametrization.mute = True
+        try:
+            normalised = super().forward(x)  # type: ignore[misc]
+        finally:
+            for parametrization in per_domain:
+                parametrization.mute = False
+        scale, shift = (_values(module, name, x) for name in ("weight", "bias"))
+        if scale is None:
+            return normalised if shift is None else normalised + shift
+        return normalised * scale if shift is None else torch.addcmul(shift, normalised, scale)
+
+
+class MixedLinear(Mixed):
+    """A linear layer or convolution with weights, biases or both per domain."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the layer, with each image's own parameters."""
+        if self.mixture.folded:
+            return super().forward(x)  # type: ignore[misc]
+        parts = self.mixture.choice.parts
+        pieces = x.chunk(len(parts)) if parts is not None else [x] * len(self.mixture.domains)
+        outputs = []
+        for domain, piece in zip(parts or range(len(pieces)), pieces, strict=True):
+            with self.only(domain):
+                outputs.append(super().forward(piece))  # type: ignore[misc]
+        if parts is not None:
+            return torch.cat(outputs)
+        rows = self.mixture.rows(outputs[0], len(x))
+        columns = [rows[:, k].view(-1, *[1] * (x.ndim - 1)) for k in range(rows.shape[1])]
+        return weighted(outputs, columns)
+
+
+def exchange(module: nn.Module, mixin: type[Mixed], mixture: Mixture) -> None:
+    """Make ``module`` an instance of a subclass of its own class that knows mixes."""
+    cls = type(module)
+    if issubclass(cls, mixin):
+        return
+    if issubclass(cls, Mixed):  # adapted in two ways: each image's own parameters go around the layer
+        mixture.whole = True
+        return
+    module.__class__ = type(f"Mixed{cls.__name__}", (mixin, cls), {"__module__": __name__})
+    module.__dict__["mixture"] = mixture
+
+
+def give_back(module: nn.Module) -> None:
+    """Undo ``exchange``, once nothing of the module is stacked any more."""
+    if isinstance(module, Mixed):
+        module.__class__ = type(module).__bases__[1]
+        del module.__dict__["mixture"]
+
+
+def _values(module: nn.Module, name: str, x: Tensor) -> Tensor | None:
+    """(B, ...) shaped so that it multiplies ``x``; None if the norm has no such parameter."""
+    if not is_stacked(module, name):
+        return None
+    mixture: Mixture = module.mixture  # type: ignore[assignment]
+    values = mixture.unfold(stack_of(module, name), len(x)).to(x.dtype)
+    if isinstance(module, nn.LayerNorm) and "2d" not in type(module).__name__:
+        return values.view(len(x), *[1] * (x.ndim - values.ndim), *values.shape[1:])
+    return values.view(len(x), -1, *[1] * (x.ndim - 2))

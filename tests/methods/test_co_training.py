@@ -1,0 +1,165 @@
+"""Co-training: which parameters each term reaches, what is attacked, and the equations by hand."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from inure.attacks import FGSM, PGD
+from inure.errors import UserError
+from inure.losses import cross_entropy
+from inure.methods import PGDAT, CoTraining, Standard
+from inure.models import Model, build
+from inure.models.adapt import adapt
+from inure.models.adapters.stacks import adapter_names
+from inure.recipe import load_recipe
+from inure.threat import L2, Linf
+from inure.types import Batch
+from tiny import assert_same_state, noise_of, soft, state_of
+
+ATTACK = PGD(threat=Linf(epsilon=0.1), steps=3, start="zero")
+KINDS = [None, "cls_token", "norm", ["head", "lora"], "all"]
+
+
+def net_of(kind, name: str = "vit_digits", domains=("clean", "robust")):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = build(Model(name=name), num_classes=10, shape=(1, 8, 8))
+        if kind is None:
+            return net
+        adapted = adapt(net, kind, domains=domains)
+        names = adapter_names(adapted)
+        with torch.no_grad():
+            for key, tensor in adapted.state_dict().items():
+                if key in names and tensor.is_floating_point() and "variances" not in key:
+                    tensor.add_(0.1 * torch.randn(tensor.shape))
+    return adapted
+
+
+def batch_of(size: int = 6) -> Batch:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.rand(size, 1, 8, 8, generator=generator)
+    return Batch(x, torch.randint(10, (size,), generator=generator), torch.arange(size), 0.5)
+
+
+def crafted(method, net, batch, criterion=cross_entropy):
+    def attack(*arguments, search=None, **options):
+        return (search or method.attack)(*arguments, **options, noise=noise_of(batch))
+
+    return method.craft(net, batch, attack, criterion)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("labels", ["hard", "soft"])
+def test_the_loss_is_the_weighted_sum_of_two_separate_passes(kind, labels):
+    net, batch = net_of(kind).eval(), batch_of()
+    batch = replace(batch, y=soft(batch.y, classes=10)) if labels == "soft" else batch
+    method = CoTraining(attack=ATTACK, alpha=0.3)
+    x_adv = crafted(method, net, batch)
+    losses = method.losses(net, batch, x_adv, cross_entropy)
+    modes = [{}, {}] if kind is None else [{"mix": "clean"}, {"mix": "robust"}]
+    clean, robust = (cross_entropy(net(x, **mode), batch.y) for x, mode in zip((batch.x, x_adv), modes, strict=True))
+    assert torch.allclose(losses.total, 0.3 * clean + 0.7 * robust, atol=1e-5)
+    assert torch.allclose(losses.parts["clean"], clean, atol=1e-5)
+    assert torch.allclose(losses.parts["robust"], robust, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [k for k in KINDS if k], ids=str)
+@pytest.mark.parametrize(("alpha", "idle"), [(1.0, 1), (0.0, 0)])
+def test_at_the_ends_of_alpha_the_other_domain_gets_no_gradient(kind, alpha, idle):
+    net, batch = net_of(kind).train(), batch_of()
+    method = CoTraining(attack=ATTACK, alpha=alpha)
+    method.losses(net, batch, crafted(method, net, batch), cross_entropy).total.mean().backward()
+    names, reached = adapter_names(net), False
+    for name, parameter in net.named_parameters():
+        if name in names and parameter.grad is not None:
+            assert not parameter.grad[idle].any(), name
+            reached |= bool(parameter.grad[1 - idle].any())
+    assert reached
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_the_attack_goes_through_the_robust_domain_and_leaves_the_net_alone(kind):
+    net, batch = net_of(kind).train(), batch_of()
+    before = state_of(net)
+    method = CoTraining(attack=ATTACK)
+    x_adv = crafted(method, net, batch)
+    assert_same_state(before, state_of(net))
+    if kind is None:
+        return
+    names = adapter_names(net)
+    with torch.no_grad():
+        for name, tensor in net.state_dict().items():
+            if name in names and tensor.is_floating_point() and "variances" not in name:
+                tensor[0].add_(torch.randn(tensor[0].shape))
+    assert torch.equal(crafted(method, net, batch), x_adv), "the clean domain took part in the attack"
+
+
+def test_without_domains_and_at_the_ends_of_alpha_it_is_standard_or_adversarial_training():
+    net, batch = net_of(None).eval(), batch_of()
+    for alpha, other in ((1.0, Standard()), (0.0, PGDAT(attack=ATTACK))):
+        method = CoTraining(attack=ATTACK, alpha=alpha)
+        ours = method.losses(net, batch, crafted(method, net, batch), cross_entropy).total
+        theirs = other.losses(net, batch, other.craft(net, batch, ATTACK, cross_entropy), cross_entropy).total
+        assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [None, "norm", "batchnorm"], ids=str)
+@pytest.mark.parametrize("statistics", ["joint", "separate"])
+def test_batch_statistics_are_over_the_union_or_apart(kind, statistics):
+    net, batch = net_of(kind, "wrn10_1").train(), batch_of(16)
+    method = CoTraining(attack=ATTACK, statistics=statistics)
+    x_adv = (batch.x * 0.2).clamp(0, 1)
+    losses = method.losses(net, batch, x_adv, cross_entropy)
+    passes = []
+    other = net_of(kind, "wrn10_1").train()
+    for x, mode in ((batch.x, "clean"), (x_adv, "robust")):
+        passes.append(cross_entropy(other(x, **({} if kind is None else {"mix": mode})), batch.y))
+    apart = torch.stack(passes).mean(0)
+    same = torch.allclose(losses.total, apart, atol=1e-4)
+    assert same == (statistics == "separate" or kind == "batchnorm")
+
+
+def test_three_domains_share_what_is_not_clean():
+    net, batch = net_of("cls_token", domains=("clean", "robust", "l2")).eval(), batch_of()
+    method = CoTraining(attack=ATTACK, adversaries={"l2": PGD(threat=L2(epsilon=0.5), steps=2)}, alpha=0.4)
+    x_adv = crafted(method, net, batch)
+    assert x_adv.shape == (12, 1, 8, 8)
+    assert Linf(epsilon=0.1).distance(x_adv[:6], batch.x).max() <= 0.1 + 1e-6
+    assert L2(epsilon=0.5).distance(x_adv[6:], batch.x).max() <= 0.5 + 1e-6
+    losses = method.losses(net, batch, x_adv, cross_entropy)
+    terms = [
+        cross_entropy(net(x, mix=mode), batch.y)
+        for x, mode in ((batch.x, "clean"), (x_adv[:6], "robust"), (x_adv[6:], "l2"))
+    ]
+    assert torch.allclose(losses.total, 0.4 * terms[0] + 0.3 * terms[1] + 0.3 * terms[2], atol=1e-5)
+    assert list(losses.parts) == ["clean", "robust", "l2"]
+
+
+def test_a_random_target_is_another_class_and_is_approached():
+    net, batch = net_of("cls_token").eval(), batch_of(200)
+    method = CoTraining(attack=FGSM(threat=Linf(epsilon=0.01)), target="random")
+    seen = []
+
+    def attack(model, x, y, *, loss):
+        seen.append(y)
+        before = loss(model(x), y)
+        x_adv = method.attack(model, x, y, loss=loss)
+        assert (loss(model(x_adv), y) > before).float().mean() > 0.95
+        assert torch.allclose(loss(model(x), y), -cross_entropy(model(x), y))
+        return x_adv
+
+    method.craft(net, batch, attack, cross_entropy)
+    assert (seen[0] != batch.y).all()
+    assert len(seen[0].unique()) == 10
+
+
+def test_what_cannot_work_is_refused():
+    with pytest.raises(UserError, match="domains that differ"):
+        CoTraining(robust="clean")
+    with pytest.raises(UserError, match="has no gradient"):
+        CoTraining(attack=ATTACK, climbs="prediction")
+    method = CoTraining(attack=ATTACK, robust="linf")
+    with pytest.raises(UserError, match=r"domains clean \| linf; allowed those of model.adapters: clean \| robust"):
+        crafted(method, net_of("cls_token"), batch_of())
+    assert load_recipe("digits/soup").method.kind == "co_training"
