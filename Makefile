@@ -17,13 +17,15 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group test --editable .
 	touch $@
 
-demo: install  ## train on digits with and without attacks, evaluate, report: about three minutes
+demo: install  ## one net for clean and attacked digits, the dial between them, a report: about three minutes
 	rm -rf $(DEMO)
-	# Both at once, a core each
-	($(INURE) train digits/standard -q --out $(DEMO)/standard && $(INURE) evaluate $(DEMO)/standard -q) >/dev/null & \
-	standard=$$!; $(INURE) train digits/pgd_at --out $(DEMO)/pgd_at && wait $$standard
-	$(INURE) evaluate $(DEMO)/pgd_at
-	@$(INURE) report $(DEMO)/pgd_at $(DEMO)/standard --out $(DEMO)/report.html
+	# Two at once, a core each
+	($(INURE) train digits/standard -q --out $(DEMO)/standard && \
+	  $(INURE) evaluate $(DEMO)/standard --threat linf:0.2 -q) >/dev/null & \
+	standard=$$!; $(INURE) train digits/soup --out $(DEMO)/soup && wait $$standard
+	($(INURE) evaluate $(DEMO)/soup -q && $(INURE) evaluate $(DEMO)/soup --mode clean -q) >/dev/null & \
+	modes=$$!; $(INURE) soup $(DEMO)/soup --grid=-0.4:1.4:0.2 && wait $$modes
+	@$(INURE) report $(DEMO)/soup $(DEMO)/standard --out $(DEMO)/report.html
 
 test: install lint  ## lint, types and tests: what CI runs
 	$(BIN)/python -m pytest

@@ -26,9 +26,9 @@ from inure.types import Batch
 from runs import TINY, TINY_ATTACK, Command, weights, write_images
 from runs import inure as command
 
-VERBS = ("train", "evaluate", "predict", "compare", "study", "report", "list")
-LISTS = ("models", "attacks", "methods", "optimizers", "joints", "suites", "recipes", "studies")
-EMPTY_LISTS = ("adapters", "crafting", "analyses", "claims")
+VERBS = ("train", "evaluate", "predict", "compare", "soup", "study", "report", "list")
+LISTS = ("models", "attacks", "methods", "adapters", "optimizers", "joints", "suites", "recipes", "studies")
+EMPTY_LISTS = ("crafting", "analyses", "claims")
 RECIPE = "digits/pgd_at"
 
 
@@ -137,7 +137,7 @@ def test_the_module_and_the_script_are_the_same_command(program):
     [
         (
             ["trian"],
-            "COMMAND: got trian; allowed train | evaluate | predict | compare | study | report | list; try train",
+            "COMMAND: got trian; allowed train | evaluate | predict | compare | soup | study | report | list; try ",
         ),
         (["--verison"], "--verison: got an unknown option; allowed --version"),
         (["train"], "RECIPE: got nothing; allowed a value; try inure train --help"),
@@ -166,7 +166,10 @@ def test_the_module_and_the_script_are_the_same_command(program):
         (["train", RECIPE, "epochs=3.5"], "epochs: got 3.5; allowed a whole number"),
         (["train", RECIPE, "epochs"], "epochs: got no '='; allowed key=value"),
         (["train", RECIPE, "epochs=["], "epochs: got [; allowed a YAML value"),
-        (["train", RECIPE, "method.kind=pgdat"], "method.kind: got pgdat; allowed standard | pgd_at | trades | mart"),
+        (
+            ["train", RECIPE, "method.kind=pgdat"],
+            "method.kind: got pgdat; allowed standard | pgd_at | trades | mart | co_training",
+        ),
         (["train", RECIPE, "method.attack.threat.epsilon=8"], "method.attack.threat.epsilon: got 8; allowed 0 to 1"),
         (["train", RECIPE, "method.attack.threat.epsilon=-8/255"], "method.attack.threat.epsilon: got -8/255"),
         (["train", RECIPE, "method.attack.steps=0"], "method.attack.steps: got 0; allowed a number >= 1"),
@@ -300,7 +303,7 @@ def test_everything_that_is_listed_exists(call):
     for name in names:
         load_recipe(name)
     methods = [line.split("\t")[0] for line in call("list", "methods")[1].splitlines()]
-    assert methods == ["standard", "pgd_at", "trades", "mart"]
+    assert methods == ["standard", "pgd_at", "trades", "mart", "co_training"]
 
 
 def test_train_prints_the_folder_last_and_writes_progress_to_stderr(call, tmp_path):

@@ -18,6 +18,7 @@ from inure.averaging import AVERAGINGS
 from inure.balance import CRITERIA
 from inure.commands import app
 from inure.config import Settings
+from inure.models.adapters import ADAPTERS
 from inure.perturbation import PERTURBATIONS
 from warm_commands import Shell, warm_shell
 
@@ -199,6 +200,7 @@ KINDS = {
         "joints": (*PERTURBATIONS, *AVERAGINGS, *CRITERIA),
     }.items()
 }
+KINDS["adapters"] = [*ADAPTERS]
 
 
 @pytest.mark.parametrize(("folder", "kinds"), KINDS.items(), ids=KINDS)

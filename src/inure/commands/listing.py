@@ -12,7 +12,9 @@ from ..errors import unknown_name
 def list_items(
     what: Annotated[
         str,
-        typer.Argument(metavar="WHAT", help="models, attacks, methods, optimizers, joints, suites, recipes, studies."),
+        typer.Argument(
+            metavar="WHAT", help="models, attacks, methods, adapters, optimizers, joints, suites, recipes..."
+        ),
     ],
 ) -> None:
     """List what exists: one line each on stdout, name, tab, text."""
@@ -54,6 +56,12 @@ def _joints() -> Iterable[tuple[str, str]]:
     return _kinds((*PERTURBATIONS, *AVERAGINGS, *CRITERIA))
 
 
+def _adapters() -> Iterable[tuple[str, str]]:
+    from ..models.adapters import ADAPTERS
+
+    return ((kind, (module.__doc__ or "").strip().splitlines()[0]) for kind, module in ADAPTERS.items())
+
+
 def _suites() -> Iterable[tuple[str, str]]:
     from ..evaluation.suites import ABOUT
 
@@ -86,7 +94,7 @@ _LISTS: dict[str, Callable[[], Iterable[tuple[str, str]]]] = {
     "models": _models,
     "attacks": _attacks,
     "methods": _methods,
-    "adapters": _nothing,
+    "adapters": _adapters,
     "crafting": _nothing,
     "optimizers": _optimizers,
     "joints": _joints,

@@ -98,7 +98,7 @@ def training_curves(runs: Sequence[RunFiles]) -> "list[Markup]":
         if any(any(_values(run, line)[1]) for run in runs for line in panel.lines):
             draw = _panel_drawing(panel, runs)
             described = f"{panel.title} over epochs, for {', '.join(run.name for run in runs)}"
-            figures.append(_svg(draw, f"curve{i}", described, size=(4.6, 2.5)))
+            figures.append(draw_svg(draw, f"curve{i}", described, size=(4.6, 2.5)))
     return figures
 
 
@@ -124,7 +124,7 @@ def confusion_figure(
             _label_cells(axes, counts, shares, [shorten(n, 12) for n in rows], [shorten(n, 12) for n in columns])
 
     right = int(np.trace(counts))
-    return _svg(draw, name, f"{title}: {right} of {int(counts.sum())} right", size=(4.6, 4.3), layout="constrained")
+    return draw_svg(draw, name, f"{title}: {right} of {int(counts.sum())} right", size=(4.6, 4.3), layout="constrained")
 
 
 def _label_cells(
@@ -202,7 +202,7 @@ def _dress(axes: "Axes", panel: Panel, drawn: list[float]) -> None:
     axes.yaxis.set_major_formatter("{x:g}")
 
 
-def _svg(
+def draw_svg(
     draw: "Callable[[Axes], Any]", name: str, described: str, *, size: tuple[float, float], layout: Any = None
 ) -> "Markup":
     """Draws one figure and makes it fit to stand in a page: own ids, page colours, a description."""

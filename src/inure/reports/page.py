@@ -6,6 +6,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import write_text
+from .dials import dials
 from .figures import CLEAN, EXTRA, ROBUST, RUN_COLOURS, training_curves
 from .notices import notices
 from .run_files import RunFiles, dig, read_runs
@@ -64,6 +65,7 @@ def _context(runs: Sequence[RunFiles], key: tuple[str, str] | None) -> dict[str,
         "headlines": headlines(runs, key),
         "notices": notices(runs, key),
         "groups": accuracy_groups(runs),
+        "dials": dials(runs),
         "curves": training_curves(runs),
         "best_known": any(run.run.get("best") for run in runs),
         "validated": [

@@ -10,7 +10,13 @@ from .run_files import RunFiles, dig, number, records, whole
 
 Facts = list[tuple[str, str]]
 _NORMS = {"linf": "ℓ∞", "l2": "ℓ₂", "l1": "ℓ₁"}
-_SPELLING = {"pgd_at": "PGD-AT", "trades": "TRADES", "mart": "MART", "standard": "standard training"}
+_SPELLING = {
+    "pgd_at": "PGD-AT",
+    "trades": "TRADES",
+    "mart": "MART",
+    "standard": "standard training",
+    "co_training": "co-training",
+}
 
 
 def title_of(runs: Sequence[RunFiles]) -> str:

@@ -3,7 +3,7 @@
 from types import ModuleType
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import nn
 
 from ...config import Settings, Whole
@@ -60,6 +60,11 @@ class Adapters(Settings):
             return {"kinds": [value]}
         return {"kinds": value} if isinstance(value, list) else value
 
+    @field_validator("kinds", mode="before")
+    @classmethod
+    def _one(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
     @model_validator(mode="after")
     def _refuse_impossible(self) -> "Adapters":
         for name, values in (("kinds", self.kinds), ("domains", self.domains)):
@@ -86,6 +91,8 @@ def attach(net: nn.Module, settings: Adapters) -> Mixture:
         if not ADAPTERS[kind].attach(net, mixture, settings):
             fitting = "norm | batchnorm | patch_embed | head | bias | all"
             raise UserError("model.adapters", kind, f"kinds that {type(net).__name__} has parts for", fitting)
+    # The prompt reads the projections itself: it knows no update of theirs that differs within a batch
+    mixture.whole |= "prompt" in settings.kinds and bool({"lora", "bias"} & {*settings.kinds})
     return mixture
 
 

@@ -48,10 +48,16 @@ def attach(net: nn.Module, mixture: Mixture, settings: Any) -> int:
         for branch in (block.attn, block.mlp)
     ]
     for branch in branches:
-        dim = [m for m in branch.modules() if isinstance(m, nn.Linear)][-1].out_features
+        dim = _last_linear(branch).out_features
         branch.bottleneck = Bottleneck(mixture, dim, settings.bottleneck_width)
         branch.register_forward_hook(_through)
     return len(branches)
+
+
+def _last_linear(branch: nn.Module) -> nn.Linear:
+    """``proj`` of an attention, ``fc2`` of an MLP; else the last one registered."""
+    layers = {name: m for name, m in branch.named_modules() if isinstance(m, nn.Linear)}
+    return layers.get("proj") or layers.get("fc2") or [*layers.values()][-1]
 
 
 def _through(branch: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:

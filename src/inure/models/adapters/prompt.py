@@ -59,13 +59,15 @@ class MixedAttention(Mixed):
 
 
 def attach(net: nn.Module, mixture: Mixture, settings: Any) -> int:
-    """Every attention of timm's ViT kind (``qkv``, ``q_norm``, ``proj``)."""
+    """Every attention of timm's ViT kind (``qkv``, ``q_norm``, ``proj``) as wide as the first."""
     names = ("qkv", "q_norm", "k_norm", "proj", "num_heads", "scale")
     attentions: list[Any] = [m for m in net.modules() if all(hasattr(m, name) for name in names)]
     if not attentions:
         return 0
     prompt = Prompt(mixture, settings.prompt_tokens, attentions[0].qkv.in_features)
     net.add_module("prompt", prompt)
+    dim = attentions[0].qkv.in_features
+    attentions = [a for a in attentions if a.qkv.in_features == dim]  # stages of another width see no prompt
     for attention in attentions:
         exchange(attention, MixedAttention, mixture)
         attention.__dict__["prompt"] = prompt  # not as a module of its own: it is one, shared by all
