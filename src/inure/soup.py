@@ -66,8 +66,10 @@ def make_soup(
         raise UserError("RUN", str(target), "a run whose net has domains", "model.adapters=cls_token in training")
     mixes = affine_grid(classifier.domains, grid)
     img_size = recipe.model.img_size
-    images = load_images(data, "test", img_size=img_size, setting="--data") if data else None
-    images = recipe.data.load_training(img_size)[1] if images is None else images
+    if data is not None:
+        images = load_images(data, "test", img_size=img_size, setting="--data")
+    else:
+        images = recipe.data.load_training(img_size)[1]
     images = images.head(examples) if examples is not None else images
     if few_shot is not None and not 1 <= few_shot < len(images):
         raise UserError("--few-shot", few_shot, f"1 to {len(images) - 1}: some of {len(images)} images must be left")
@@ -83,7 +85,7 @@ def make_soup(
     chosen = {name: choose(points, name) for name in rules}
     protocol = {
         "suite": suite, "threat": describe_threat(geometry), "grid": grid, "seed": seed, "examples": len(images),
-        "data": images.name, "data_hash": images.hash, "weights_hash": weights_hash(classifier), "precision": "float32",
+        "data": images.name if data else f"{images.name} (validation split)", "data_hash": images.hash, "weights_hash": weights_hash(classifier), "precision": "float32",
         "note": "adversarial images of neighbouring soups are tried before an attack",
     }  # fmt: skip
     result = {

@@ -22,6 +22,8 @@ CASES = [
     ("vit_digits", ["cls_token", "norm", "head"]),
     ("vit_digits", ["bias", "lora"]),
     ("vit_digits", ["norm", "bottleneck", "position", "prompt"]),
+    ("vit_digits", ["prompt", "lora"]),
+    ("vit_digits", ["prompt", "bias"]),
 ]
 cases = pytest.mark.parametrize(
     ("name", "kinds"), CASES, ids=lambda value: "+".join(value) if isinstance(value, list) else value
@@ -308,6 +310,7 @@ def test_what_does_not_fit_is_refused():
         adapt(adapt(plain("vit_digits")))
     both, alone = (adapter_state(adapt(plain("vit_digits"), kinds)) for kinds in (["bias", "head"], ["bias"]))
     assert both.keys() - alone.keys() == {"net.head.parametrizations.weight.original"}, "a shared bias is stacked once"
+    assert Adapters(kinds="norm").kinds == ["norm"]
     assert Model(adapters="norm").adapters == Adapters(kinds=["norm"])
     assert inure.adapt is adapt
 
