@@ -26,7 +26,7 @@ from inure.types import Batch
 from runs import TINY, TINY_ATTACK, Command, weights, write_images
 from runs import inure as command
 
-VERBS = ("train", "evaluate", "predict", "compare", "soup", "study", "report", "list")
+VERBS = ("train", "evaluate", "predict", "compare", "soup", "study", "report", "export", "list")
 LISTS = ("models", "attacks", "methods", "adapters", "optimizers", "joints", "suites", "recipes", "studies")
 EMPTY_LISTS = ("crafting", "analyses", "claims")
 RECIPE = "digits/pgd_at"
@@ -137,7 +137,7 @@ def test_the_module_and_the_script_are_the_same_command(program):
     [
         (
             ["trian"],
-            "COMMAND: got trian; allowed train | evaluate | predict | compare | soup | study | report | list; try ",
+            "COMMAND: got trian; allowed train | evaluate | predict | compare | soup | study | report | export | list",
         ),
         (["--verison"], "--verison: got an unknown option; allowed --version"),
         (["train"], "RECIPE: got nothing; allowed a value; try inure train --help"),

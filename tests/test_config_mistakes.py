@@ -48,7 +48,10 @@ def recipe(*overrides: str) -> Recipe:
         (["method.attack.threat.epsilon=-8/255"], "method.attack.threat.epsilon: got -8/255; allowed a number >= 0"),
         (["method.attack.threat.kind=l3"], "method.attack.threat.kind: got l3; allowed linf | l2 | l1"),
         (["method.attack.start=far"], "method.attack.start: got far; allowed zero | uniform | gaussian"),
-        (["method.kind=tradez"], "method.kind: got tradez; allowed standard | pgd_at | trades | mart; try trades"),
+        (
+            ["method.kind=tradez"],
+            "method.kind: got tradez; allowed standard | pgd_at | trades | mart | co_training; try trades",
+        ),
         (["method.kind=null"], "method.kind: got None; allowed standard | pgd_at | trades | mart"),
         (["method=trades"], "method: got trades; allowed a mapping of settings"),
         (["method.attack=pgd"], "method.attack: got pgd; allowed a mapping of settings"),

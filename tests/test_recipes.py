@@ -23,7 +23,8 @@ def test_every_shipped_recipe_loads_says_what_it_is_and_survives_yaml(name):
     built = load_recipe(name)
     assert len(built.about) > 20
     assert config.build(Recipe, yaml.safe_load(config.to_yaml(config.dump(built)))) == built
-    assert name.split("/")[1].startswith(built.method.kind)
+    kind = built.method.kind
+    assert name.split("/")[1].startswith("soup" if kind == "co_training" else kind)
 
 
 @cache
@@ -45,7 +46,9 @@ def test_the_net_and_the_optimizer_of_every_shipped_recipe_build(name):
 def test_the_shipped_recipes_are_those_of_the_plan():
     methods = ("standard", "pgd_at", "trades", "mart")
     cifar = {f"cifar10/{m}_{net}" for m in methods for net in ("resnet18", "wrn28_10", "deit_tiny")}
-    assert {*SHIPPED} >= {f"digits/{m}" for m in methods} | cifar | {"imagenette64/pgd_at_deit_tiny"}
+    soups = {"digits/soup", *(f"cifar10/soup_{net}" for net in ("resnet18", "deit_tiny", "vit_small"))}
+    imagenette = {"imagenette64/pgd_at_deit_tiny", "imagenette64/soup_deit_tiny"}
+    assert {*SHIPPED} >= {f"digits/{m}" for m in methods} | cifar | soups | imagenette
 
 
 def factors(schedule, *epochs: float, of: int) -> list[float]:

@@ -85,7 +85,8 @@ def make_soup(
     chosen = {name: choose(points, name) for name in rules}
     protocol = {
         "suite": suite, "threat": describe_threat(geometry), "grid": grid, "seed": seed, "examples": len(images),
-        "data": images.name if data else f"{images.name} (validation split)", "data_hash": images.hash, "weights_hash": weights_hash(classifier), "precision": "float32",
+        "data": images.name if data else f"{images.name} (validation split)", "data_hash": images.hash,
+        "weights_hash": weights_hash(classifier), "precision": "float32",
         "note": "adversarial images of neighbouring soups are tried before an attack",
     }  # fmt: skip
     result = {

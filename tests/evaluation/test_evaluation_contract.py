@@ -140,7 +140,7 @@ def test_the_protocol_is_a_full_fingerprint(cnn, digits):
     protocol = found.summary["protocol"]
     pgd = {
         "kind": "pgd", "threat": {"kind": "linf", "epsilon": 0.06}, "steps": 20, "step_size": 0.015,
-        "start": "uniform", "start_std": 0.001, "restarts": 1, "keep": "worst",
+        "start": "uniform", "start_std": 0.001, "restarts": 1, "eot_samples": 1, "keep": "worst",
     }  # fmt: skip
     losses = [{"name": "cross_entropy", "label_smoothing": 0.0}, {"name": "margin", "kappa": 50.0}]
     expected = [{"name": n, "loss": loss, **pgd} for n, loss in zip(["pgd20", "cw20"], losses, strict=True)]

@@ -73,7 +73,8 @@ def test_what_does_not_fit_is_refused_in_one_line(settings, message):
         ({"drop_path": 1}, "drop_path: got 1; allowed a number < 1"),
         ({"std": [0]}, "std.0: got 0; allowed a number > 0"),
         ({"norm": "instance"}, "norm: got instance; allowed"),
-        ({"adapters": {"kind": "cls_token"}}, "adapters: got .*; allowed null"),
+        ({"adapters": {"kind": "cls_token"}}, "adapters.kind: got an unknown field; allowed kinds"),
+        ({"adapters": "token"}, "adapters.*: got token"),
         ({"depth": 3}, "depth: got an unknown field"),
     ],
 )

@@ -1,0 +1,105 @@
+"""export(): a soup as a plain net for others to load, or the parameters per domain alone."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from . import files
+from .errors import UserError
+from .load import load, refuse_mode, usual_mode
+from .models.adapt import adapter_state, fold
+from .models.adapters.stacks import Stacks
+from .run import Run
+
+FORMATS = ("timm", "safetensors", "adapters")
+
+
+def export(target: str | Path, format: str, *, mode: Any = None, out: str | Path | None = None) -> Path:
+    """Write the net of a run.
+
+    ``timm``: a folder with ``config.json`` and ``model.safetensors``; ``timm.create_model("local-dir:FOLDER",
+    pretrained=True)`` makes the net, whose images must be normalised with the mean and std of its
+    ``pretrained_cfg``. ``safetensors``: the state of the folded classifier, normalisation included.
+    ``adapters``: only what exists once per domain, to be loaded into an adapted net with ``strict=False``.
+
+    Args:
+        target: A run directory.
+        format: One of the three.
+        mode: The domain, or weights by name, that a plain net is made of; the robust domain by default.
+        out: The folder or file; ``RUN/export/FORMAT`` by default.
+
+    Returns:
+        The path written.
+
+    Raises:
+        UserError: If the net has no such mode, or no plain net of timm computes what it computes.
+    """
+    if format not in FORMATS:
+        raise UserError("--format", format, " | ".join(FORMATS))
+    run = Run.open(Path(target), "RUN")
+    classifier = load(target)
+    if format == "adapters":
+        if not classifier.domains:
+            raise UserError("--format", format, "timm | safetensors: this net has no domains")
+        path = Path(out) if out else run.path / "export" / "adapters.safetensors"
+        files.write_bytes(path, _bytes(adapter_state(classifier), domains=json.dumps(classifier.domains)))
+        return path
+    mode = mode if mode is not None else usual_mode(classifier)
+    refuse_mode(classifier, mode)
+    plain = fold(classifier, mode)
+    if format == "safetensors":
+        path = Path(out) if out else run.path / "export" / "model.safetensors"
+        files.write_bytes(path, _bytes(plain.state_dict(), mode=json.dumps(mode)))
+        return path
+    path = Path(out) if out else run.path / "export" / "timm"
+    config = _timm_config(
+        run, plain.net, [float(v) for v in plain.mean.flatten()], [float(v) for v in plain.std.flatten()]
+    )
+    files.write_bytes(path / "model.safetensors", _bytes(plain.net.state_dict()))
+    files.write_json(path / "config.json", config)
+    return path
+
+
+def _timm_config(run: Run, net: nn.Module, mean: list[float], std: list[float]) -> dict[str, Any]:
+    import timm
+
+    if any(isinstance(module, Stacks) for module in net.modules()):
+        raise UserError("--format", "timm", "safetensors: prompts and bottlenecks are no part of a net of timm")
+    model, info = run.recipe().model, run.info()
+    channels, height, width = info["input_shape"]
+    architecture, arguments = _architecture(model.name, net)
+    if architecture is None or not timm.is_model(architecture):
+        raise UserError("--format", "timm", f"safetensors: {model.name} is no net of timm")
+    arguments |= {"in_chans": channels}
+    for name, value in (("img_size", model.img_size or height), ("patch_size", model.patch_size)):
+        if value is not None and name not in arguments and hasattr(net, "patch_embed"):
+            arguments[name] = value
+    return {
+        "architecture": architecture,
+        "num_classes": info["num_classes"],
+        "model_args": arguments,
+        "pretrained_cfg": {
+            "input_size": [channels, height, width], "mean": mean * (channels // len(mean)),
+            "std": std * (channels // len(std)), "num_classes": info["num_classes"],
+        },
+    }  # fmt: skip
+
+
+def _architecture(name: str, net: nn.Module) -> tuple[str | None, dict[str, Any]]:
+    """A name of timm and the arguments that make this net of it."""
+    if not name.startswith("vit_") or "patch" in name:
+        return name.partition(".")[0], {}
+    vit: Any = net  # ours are timm's own net with other widths
+    if not hasattr(vit, "blocks"):
+        return None, {}
+    return "vit_tiny_patch16_224", {
+        "embed_dim": vit.embed_dim, "depth": len(vit.blocks), "num_heads": vit.blocks[0].attn.num_heads,
+        "patch_size": vit.patch_embed.patch_size[0],
+    }  # fmt: skip
+
+
+def _bytes(state: dict[str, Tensor], **metadata: str) -> bytes:
+    return save({name: t.detach().cpu().contiguous().clone() for name, t in state.items()}, metadata or None)
