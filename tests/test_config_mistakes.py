@@ -52,6 +52,11 @@ def recipe(*overrides: str) -> Recipe:
             ["method.kind=tradez"],
             "method.kind: got tradez; allowed standard | pgd_at | trades | mart | co_training; try trades",
         ),
+        (["model.adapters=cls_token"], "model.adapters: got cls_token; allowed null: method pgd_at trains a single"),
+        (
+            ["method.kind=co_training", "model.adapters.domains=[clean,linf]"],
+            "model.adapters.domains: got ['clean', 'linf']; allowed those of the method: clean | robust",
+        ),
         (["method.kind=null"], "method.kind: got None; allowed standard | pgd_at | trades | mart"),
         (["method=trades"], "method: got trades; allowed a mapping of settings"),
         (["method.attack=pgd"], "method.attack: got pgd; allowed a mapping of settings"),

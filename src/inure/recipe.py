@@ -142,8 +142,22 @@ def refuse_impossible(recipe: Recipe) -> None:
     for name in getattr(recipe.method, "ignores", ()):
         if getattr(recipe.balance, name) != getattr(Balance(), name):
             raise UserError(f"balance.{name}", "a criterion", f"the default: method {recipe.method.kind} ignores it")
+    _refuse_other_domains(recipe)
     if attack is None and recipe.checkpoint.metric == "robust" and recipe.evaluation.threat.epsilon == 0:
         raise UserError("checkpoint.metric", "robust", "clean: evaluation.threat.epsilon is 0")
+
+
+def _refuse_other_domains(recipe: Recipe) -> None:
+    """Parameters of domains that nothing trains, or a method whose domains the net lacks."""
+    adapters, trained = recipe.model.adapters, getattr(recipe.method, "domains", ())
+    if adapters is None:
+        return
+    if not trained:
+        allowed = f"null: method {recipe.method.kind} trains a single domain"
+        raise UserError("model.adapters", " + ".join(adapters.kinds), allowed, "method.kind=co_training")
+    if {*trained} != {*adapters.domains}:
+        allowed = f"those of the method: {' | '.join(trained)}"
+        raise UserError("model.adapters.domains", adapters.domains, allowed, "method.adversaries for more than two")
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:

@@ -45,9 +45,11 @@ class MixedNorm(Mixed):
             for parametrization in per_domain:
                 parametrization.mute = False
         scale, shift = (_values(module, name, x) for name in ("weight", "bias"))
-        if scale is None:
-            return normalised if shift is None else normalised + shift
-        return normalised * scale if shift is None else torch.addcmul(shift, normalised, scale)
+        if scale is not None:
+            # The norm keeps its input, not its output, for the backward: where the scale wants no gradient nothing
+            # else needs the output, and new memory would cost more than the product
+            normalised = normalised * scale if scale.requires_grad else normalised.mul_(scale)
+        return normalised if shift is None else normalised.add_(shift)
 
 
 class MixedLinear(Mixed):
