@@ -23,8 +23,10 @@ demo: install  ## one net for clean and attacked digits, the dial between them, 
 	($(INURE) train digits/standard -q --out $(DEMO)/standard && \
 	  $(INURE) evaluate $(DEMO)/standard --threat linf:0.2 -q) >/dev/null & \
 	standard=$$!; $(INURE) train digits/soup --out $(DEMO)/soup && wait $$standard
-	($(INURE) evaluate $(DEMO)/soup -q && $(INURE) evaluate $(DEMO)/soup --mode clean -q) >/dev/null & \
-	modes=$$!; $(INURE) soup $(DEMO)/soup --grid=-0.4:1.4:0.2 && wait $$modes
+	($(INURE) evaluate $(DEMO)/soup 2>$(DEMO)/modes.txt && \
+	  $(INURE) evaluate $(DEMO)/soup --mode clean 2>>$(DEMO)/modes.txt) >/dev/null & \
+	modes=$$!; $(INURE) soup $(DEMO)/soup --grid=-0.2:1.2:0.2 && wait $$modes
+	@cat $(DEMO)/modes.txt
 	@$(INURE) report $(DEMO)/soup $(DEMO)/standard --out $(DEMO)/report.html
 
 test: install lint  ## lint, types and tests: what CI runs

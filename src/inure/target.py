@@ -74,8 +74,14 @@ def evaluate_target(
         command=repeat_command(target, suite, geometry, mode, seed, data, examples, weights, out),
     )  # fmt: skip
     if not quiet and fabric.is_global_zero:
-        show(result.summary, title=f"{target} under {result.summary['threat']}")
+        show(result.summary, title=_title(target, result.summary))
     return folder, result.summary
+
+
+def _title(target: str, summary: dict[str, Any]) -> str:
+    mode = summary["mode"]
+    text = mode if isinstance(mode, str) else ",".join(f"{name}={weight:g}" for name, weight in (mode or {}).items())
+    return f"{target}{f', mode {text},' if text else ''} under {summary['threat']}"
 
 
 def repeat_command(
