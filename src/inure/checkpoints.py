@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
 from . import files
 from .errors import UserError
@@ -92,5 +92,9 @@ class Checkpoints:
 
 def write_weights(path: Path, module: nn.Module) -> None:
     """A safetensors file of a net's state, written atomically."""
-    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}
-    files.write_bytes(path, save(state))
+    files.write_bytes(path, tensor_bytes(module.state_dict()))
+
+
+def tensor_bytes(state: dict[str, Tensor], **metadata: str) -> bytes:
+    """A state in the safetensors format."""
+    return save({name: t.detach().cpu().contiguous().clone() for name, t in state.items()}, metadata or None)

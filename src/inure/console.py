@@ -80,6 +80,12 @@ def table(title: str, columns: list[str], rows: list[list[Any]]) -> Table:
     return made
 
 
+def markdown(columns: list[str], rows: list[list[Any]]) -> str:
+    """The same as a table of Markdown."""
+    head, *body = ("| " + " | ".join(str(cell) for cell in line) + " |" for line in [columns, *rows])
+    return "\n".join([head, "|" + "---|" * len(columns), *body]) + "\n"
+
+
 def percent(share: float | None) -> str:
     """``0.1234`` as ``12.3 %``."""
     return "-" if share is None else f"{100 * share:.1f} %"

@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 
 from . import files
+from .checkpoints import tensor_bytes
 from .errors import UserError
-from .load import load, refuse_mode, usual_mode
-from .models.adapt import adapter_state, fold
+from .load import in_mode, load, usual_mode
+from .models.adapt import adapter_state
 from .models.adapters.stacks import Stacks
 from .run import Run
 
@@ -45,20 +45,16 @@ def export(target: str | Path, format: str, *, mode: Any = None, out: str | Path
         if not classifier.domains:
             raise UserError("--format", format, "timm | safetensors: this net has no domains")
         path = Path(out) if out else run.path / "export" / "adapters.safetensors"
-        files.write_bytes(path, _bytes(adapter_state(classifier), domains=json.dumps(classifier.domains)))
+        files.write_bytes(path, tensor_bytes(adapter_state(classifier), domains=json.dumps(classifier.domains)))
         return path
-    mode = mode if mode is not None else usual_mode(classifier)
-    refuse_mode(classifier, mode)
-    plain = fold(classifier, mode)
+    plain = in_mode(classifier, mode)
     if format == "safetensors":
         path = Path(out) if out else run.path / "export" / "model.safetensors"
-        files.write_bytes(path, _bytes(plain.state_dict(), mode=json.dumps(mode)))
+        files.write_bytes(path, tensor_bytes(plain.state_dict(), mode=json.dumps(mode or usual_mode(classifier))))
         return path
     path = Path(out) if out else run.path / "export" / "timm"
-    config = _timm_config(
-        run, plain.net, [float(v) for v in plain.mean.flatten()], [float(v) for v in plain.std.flatten()]
-    )
-    files.write_bytes(path / "model.safetensors", _bytes(plain.net.state_dict()))
+    config = _timm_config(run, plain.net, plain.mean.flatten().tolist(), plain.std.flatten().tolist())
+    files.write_bytes(path / "model.safetensors", tensor_bytes(plain.net.state_dict()))
     files.write_json(path / "config.json", config)
     return path
 
@@ -99,7 +95,3 @@ def _architecture(name: str, net: nn.Module) -> tuple[str | None, dict[str, Any]
         "embed_dim": vit.embed_dim, "depth": len(vit.blocks), "num_heads": vit.blocks[0].attn.num_heads,
         "patch_size": vit.patch_embed.patch_size[0],
     }  # fmt: skip
-
-
-def _bytes(state: dict[str, Tensor], **metadata: str) -> bytes:
-    return save({name: t.detach().cpu().contiguous().clone() for name, t in state.items()}, metadata or None)

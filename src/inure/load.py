@@ -26,8 +26,18 @@ def load(target: str | Path, weights: str | Path | None = None, mode: Any = None
         classifier = load_target(str(target), None if weights is None else str(weights))
     else:
         classifier = _load_run(Path(target), weights)
+    return classifier.eval() if mode is None else in_mode(classifier, mode).eval()
+
+
+def in_mode(classifier: Classifier, mode: Any = None) -> Classifier:
+    """The net folded for ``mode``, or for the usual one.
+
+    Raises:
+        UserError: As ``refuse_mode``.
+    """
+    mode = mode if mode is not None else usual_mode(classifier)
     refuse_mode(classifier, mode)
-    return classifier.eval() if mode is None else fold(classifier, mode).eval()
+    return fold(classifier, mode)
 
 
 def usual_mode(classifier: Classifier) -> str | None:

@@ -8,9 +8,8 @@ from torch import Tensor
 
 from .data.decode import FORMATS
 from .errors import UserError
-from .load import load, refuse_mode, usual_mode
+from .load import in_mode, load
 from .models import Classifier
-from .models.adapt import fold
 from .run import Run
 from .target import parse_mode
 
@@ -25,10 +24,7 @@ def predict_files(
     Raises:
         UserError: For a file that is missing or no image, before anything is classified.
     """
-    classifier = load(target, weights)
-    mix = parse_mode(mode or usual_mode(classifier))
-    refuse_mode(classifier, mix)
-    classifier = fold(classifier, mix)
+    classifier = in_mode(load(target, weights), parse_mode(mode))
     names = [] if ".py:" in target else Run(Path(target)).info().get("class_names", [])
     most = classifier.num_classes or top
     if not 1 <= top <= most:

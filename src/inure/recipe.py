@@ -25,6 +25,7 @@ from .optimizers.sgd import SGD
 from .perturbation import Perturbation
 from .schedules import Cosine, Factor, Schedule
 from .threat import Linf, ThreatModel
+from .types import Crafting, Images, Search
 
 Positive = Annotated[Whole, Field(ge=1)]
 
@@ -47,6 +48,16 @@ class Regime(Settings):
             attack = attack.model_copy(update=change)
         if self.steps is not None:
             attack = attack.model_copy(update={"steps": max(1, round(attack.steps * self.steps.at(progress)))})
+        return attack
+
+    def search(self, method: Any, progress: float, crafting: Crafting | None = None) -> Search | None:
+        """What ``method.craft`` attacks with: its attack, or another given as ``search``; None if it has none."""
+        if not hasattr(method, "attack"):
+            return None
+
+        def attack(*arguments: Any, search: Any = None, **options: Any) -> Images:
+            return self.scale(search or method.attack, progress)(*arguments, crafting=crafting, **options)
+
         return attack
 
 

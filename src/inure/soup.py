@@ -17,7 +17,7 @@ from .averaging.soup import (
     few_shot_curve,
     pareto_front,
 )
-from .console import Bars, percent, stderr, table, with_interval
+from .console import Bars, markdown, percent, stderr, table, with_interval
 from .data import load as load_images
 from .errors import UserError, unknown_name
 from .evaluation import SUITES, weights_hash, wilson
@@ -156,9 +156,7 @@ def _rows(result: dict[str, Any], chosen: dict[str, int]) -> list[list[str]]:
 def _write(
     folder: Path, result: dict[str, Any], points: list[Point], chosen: dict[str, int], domains: tuple[str, ...]
 ) -> None:
-    lines = ["| " + " | ".join(_HEADER) + " |", "|" + "---|" * len(_HEADER)]
-    lines += ["| " + " | ".join(row) + " |" for row in _rows(result, chosen)]
-    files.write_text(folder / "table.md", "\n".join(lines) + "\n")
+    files.write_text(folder / "table.md", markdown(_HEADER, _rows(result, chosen)))
     files.write_bytes(folder / "figure.png", figure(points, domains, result["protocol"]))
     files.write_json(folder / "soup.json", result)
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .data import Loader, to_batch
-from .recipe import Recipe
-from .types import Batch, Images, Search
+from .recipe import Recipe, Regime
+from .types import Batch
 
 _BATCHES = 32
 """Crafted batches from which the statistics are estimated."""
@@ -27,11 +27,7 @@ def estimate(model: nn.Module, recipe: Recipe, loader: Loader, epoch: int, num_c
     """
     torch.manual_seed(seed)
     method: Any = recipe.method
-    attacked = copy.deepcopy(model)
-
-    def attack(*arguments: Any, search: Search | None = None, **options: Any) -> Images:
-        return (search or method.attack)(*arguments, **options)
-
+    attacked, attack = copy.deepcopy(model), Regime().search(method, 1.0)
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -40,7 +36,7 @@ def estimate(model: nn.Module, recipe: Recipe, loader: Loader, epoch: int, num_c
     model.train()
     for _, (pixels, labels, rows) in zip(range(_BATCHES), loader.epoch(epoch), strict=False):
         batch = Batch(*to_batch(pixels, labels, recipe.augment, num_classes), rows, 1.0)
-        x_adv = method.craft(attacked, batch, attack if hasattr(method, "attack") else None, recipe.balance.attack)
+        x_adv = method.craft(attacked, batch, attack, recipe.balance.attack)
         with torch.no_grad():
             method.losses(model, batch, x_adv, recipe.balance.train)
     model.eval()

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from . import config, engine, files
 from .config import Settings, Whole
-from .console import percent, stderr, table
+from .console import markdown, percent, stderr, table
 from .errors import NonFinite, Stop, UserError, unknown_name
 from .evaluation.suites import SUITES
 from .recipe import Recipe, find_shipped, load_recipe
@@ -154,9 +154,7 @@ def _claim(out: Path, study: Study) -> None:
 
 def _write(out: Path, study: Study, cells: list[Cell]) -> None:
     files.write_json(out / "study.json", {"about": study.about, "cells": [asdict(cell) for cell in cells]})
-    lines = ["| " + " | ".join(_HEADER) + " |", "|" + "---|" * len(_HEADER)]
-    lines += ["| " + " | ".join(str(value) for value in _row(cell)) + " |" for cell in cells]
-    files.write_text(out / "table.md", "\n".join(lines) + "\n")
+    files.write_text(out / "table.md", markdown(_HEADER, [_row(cell) for cell in cells]))
     files.write_bytes(out / "figure.png", _figure(cells))
 
 

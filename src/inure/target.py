@@ -8,6 +8,7 @@ import torch
 from rich.markup import escape
 
 from . import engine
+from .averaging.soup import describe_mix
 from .config import parse_real
 from .console import percent, stderr, table, with_interval
 from .data import ImageSet
@@ -80,7 +81,7 @@ def evaluate_target(
 
 def _title(target: str, summary: dict[str, Any]) -> str:
     mode = summary["mode"]
-    text = mode if isinstance(mode, str) else ",".join(f"{name}={weight:g}" for name, weight in (mode or {}).items())
+    text = describe_mix(mode) if isinstance(mode, dict) else mode
     return f"{target}{f', mode {text},' if text else ''} under {summary['threat']}"
 
 

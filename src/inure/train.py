@@ -23,7 +23,7 @@ from .perturbation import Perturbation
 from .recipe import Recipe, Regime, load_recipe
 from .run import Run, command_line, default_out
 from .session import Session, local_module
-from .types import Batch, Crafting, Images, Losses, Search
+from .types import Batch, Crafting, Losses
 
 _STEP, _INIT = 1, 2
 """Streams of the seed: the randomness of a step, the initial weights."""
@@ -64,12 +64,8 @@ def train_step(
     local = local_module(model)  # this process's own net: the attack wants no gradient synchronisation
 
     # 1. inner maximisation
-    def attack(*arguments: Any, search: Search | None = None, **options: Any) -> Images:
-        scaled = regime.scale(search or method.attack, batch.progress)
-        return scaled(*arguments, crafting=crafting, **options)
-
     with fabric.autocast(), _open(crafting, local, batch.progress):
-        x_adv = method.craft(local, batch, attack if hasattr(method, "attack") else None, balance.attack)
+        x_adv = method.craft(local, batch, regime.search(method, batch.progress, crafting), balance.attack)
 
     # 2. outer minimisation: one forward through the wrapper
     def backward() -> Losses:

@@ -76,7 +76,7 @@ class APGD(Settings):
         worst: Worst,
     ) -> None:
         step_size = self._first_step(x)
-        length, checkpoint = _first_interval(self.steps), _first_interval(self.steps)
+        length = checkpoint = max(int(0.22 * self.steps), 1)
         if crafting is not None:
             x_adv = crafting.step(0, x_adv, x)
         grad, values, logits = input_gradient(model, x_adv, y, loss, self.eot_samples)
@@ -121,10 +121,6 @@ class APGD(Settings):
         norm = self.threat.distance(away, torch.zeros_like(away)).clamp_min(1e-12)
         scale = self.threat.epsilon / norm
         return self.threat.project(x + scale.view(-1, 1, 1, 1) * away, x)
-
-
-def _first_interval(steps: int) -> int:
-    return max(int(0.22 * steps), 1)
 
 
 def _where(mask: Tensor, yes: Images, no: Images) -> Images:

@@ -149,8 +149,7 @@ def uniform_soup(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
     Counters (integers) are those of the first net.
     """
-    weights = {f"{i}": 1 / len(states) for i in range(len(states))}
-    return weighted_soup(states, list(weights.values()))
+    return weighted_soup(states, [1 / len(states)] * len(states))
 
 
 def weighted_soup(states: Sequence[dict[str, Tensor]], weights: Sequence[float]) -> dict[str, Tensor]:

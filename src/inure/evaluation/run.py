@@ -116,7 +116,7 @@ def evaluate(
         model, applied = fold(model, mode), None
     else:
         applied = mode
-    metered = Metered(_float32(model, place), applied)
+    metered = Metered(in_float32(model, place), applied)
     _check_model(metered, examples, place)
     members = SUITES[suite](threat)
     protocol = _protocol(model, examples, members, suite, threat, seed, mode, place)
@@ -193,7 +193,8 @@ def _geometry(threat: Geometry | str) -> Geometry:
     return threat
 
 
-def _float32(model: nn.Module, device: torch.device) -> nn.Module:
+def in_float32(model: nn.Module, device: torch.device) -> nn.Module:
+    """``model`` itself if it is in float32 on ``device``, else a copy that is."""
     tensors = [*model.parameters(), *model.buffers()]
     wanted = all(t.device == device and (not t.is_floating_point() or t.dtype == torch.float32) for t in tensors)
     return model if wanted else copy.deepcopy(model).to(device=device).float()

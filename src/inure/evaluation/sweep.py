@@ -18,8 +18,9 @@ from ..models.modes import attack_mode
 from ..threat import Geometry
 from ..types import Images
 from .examples import Examples
+from .run import in_float32
 from .suites import Member
-from .verdicts import Metered, judge
+from .verdicts import PADDING, Metered, judge, pad
 
 _NEIGHBOURS = 2
 
@@ -69,8 +70,9 @@ def sweep(
     """
     begin = time.perf_counter()
     place = torch.device(device)
-    net = classifier.to(place).float()
-    weights = torch.tensor([[mix.get(name, 0.0) for name in net.domains] for mix in mixes], dtype=torch.float32)
+    net = in_float32(classifier, place)
+    rows = [[mix.get(name, 0.0) for name in classifier.domains] for mix in mixes]
+    weights = torch.tensor(rows, dtype=torch.float32)
     nothing = torch.zeros(len(mixes), len(examples), dtype=torch.bool)
     found = Sweep(list(mixes), nothing, nothing.clone())
     pairs = _Pairs(net, examples, weights.to(place), found, threat, seed, batch_size, place)
@@ -94,7 +96,7 @@ def sweep(
 class _Pairs:
     """Sends (mix, image) pairs through the net and writes down what happens to them."""
 
-    net: Classifier
+    net: nn.Module
     examples: Examples
     weights: Tensor
     found: Sweep
@@ -136,7 +138,8 @@ class _Pairs:
 
     def _verdicts(self, chunk: Tensor, x: Images, member: Member | None) -> tuple[Tensor, Images]:
         mixes, rows = chunk[:, 0], chunk[:, 1]
-        model = Metered(_PerImage(self.net, self.weights[mixes.to(self.device)]))
+        # Padded as judge pads the images
+        model = Metered(self.net, pad(self.weights[mixes.to(self.device)], PADDING))
         labels, index = self.examples.labels[rows], self.examples.index[rows]
         y = labels.to(self.device)
         verdicts = judge(model, x, y, index.to(self.device), member, threat=self.threat, seed=self.seed)
@@ -148,19 +151,6 @@ class _Pairs:
         self.found.robust[chunk[:, 0], chunk[:, 1]] = False
         for (mix, row), image in zip(chunk.tolist(), x_adv, strict=True):
             self.found.broken[mix, row] = image
-
-
-class _PerImage(nn.Module):
-    """The net under a mix for each image; a batch may end in copies of its last image."""
-
-    def __init__(self, net: nn.Module, rows: Tensor) -> None:
-        super().__init__()
-        self.net, self.rows = net, rows
-
-    def forward(self, x: Images) -> Tensor:
-        missing = len(x) - len(self.rows)
-        rows = torch.cat([self.rows, self.rows[-1:].expand(missing, -1)]) if missing > 0 else self.rows[: len(x)]
-        return self.net(x, mix=rows)
 
 
 def _waves(count: int) -> list[list[int]]:

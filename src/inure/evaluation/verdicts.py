@@ -102,7 +102,7 @@ def judge(
     """
     begin, size = time.perf_counter(), len(x)
     forwards, backwards, bad_gradients = model.forwards, model.backwards, model.bad_gradients
-    padded, labels, counters = (_pad(t, padding) for t in (x, y, index))
+    padded, labels, counters = (pad(t, padding) for t in (x, y, index))
     x_adv = padded
     if member is not None:
         # The name, not the place in the suite: an attack starts where it starts alone
@@ -135,7 +135,8 @@ def padded_size(size: int, padding: int = PADDING) -> int:
     return max(padding, 1 << (size - 1).bit_length())
 
 
-def _pad(t: Tensor, padding: int) -> Tensor:
+def pad(t: Tensor, padding: int = PADDING) -> Tensor:
+    """``t`` with copies of its last row, up to ``padded_size``."""
     missing = padded_size(len(t), padding) - len(t)
     return torch.cat([t, t[-1:].expand(missing, *t.shape[1:])]) if missing else t
 

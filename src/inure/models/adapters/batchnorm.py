@@ -49,11 +49,7 @@ class MixedBatchNorm(Mixed):
         """As BatchNorm in one domain; or part by part. Each image by itself comes as weights."""
         choice = self.mixture.choice
         if choice.parts is not None:
-            outputs = []
-            for domain, piece in zip(choice.parts, x.chunk(len(choice.parts)), strict=True):
-                with self.only(domain):
-                    outputs.append(self.forward(piece))
-            return torch.cat(outputs)
+            return self.part_by_part(x, self.forward)
         if choice.domain is not None:
             with self._statistics({name: getattr(self, s)[choice.domain] for name, s in _STATISTICS.items()}):
                 return super().forward(x)  # type: ignore[misc]

@@ -5,13 +5,14 @@ parameters, so that mixing the outputs of the K domains is mixing their paramete
 domain are sent through together.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .mixture import Choice, Mixture, weighted
+from .mixture import Choice, Mixture
 from .stacks import is_stacked, stack_of
 
 NORMS = (nn.LayerNorm, nn.GroupNorm, _BatchNorm)
@@ -26,6 +27,14 @@ class Mixed:
     def only(self, domain: int) -> Any:
         """A context in which the whole batch is of one domain."""
         return self.mixture.using(Choice(domain=domain), self.mixture.batch)
+
+    def part_by_part(self, x: Tensor, forward: Callable[[Tensor], Tensor]) -> Tensor:
+        """``forward`` of each part of the batch, in its domain."""
+        parts, outputs = self.mixture.choice.parts or (), []
+        for domain, piece in zip(parts, x.chunk(len(parts)), strict=True):
+            with self.only(domain):
+                outputs.append(forward(piece))
+        return torch.cat(outputs)
 
 
 class MixedNorm(Mixed):
@@ -59,17 +68,14 @@ class MixedLinear(Mixed):
         """As the layer, with each image's own parameters."""
         if self.mixture.folded:
             return super().forward(x)  # type: ignore[misc]
-        parts = self.mixture.choice.parts
-        pieces = x.chunk(len(parts)) if parts is not None else [x] * len(self.mixture.domains)
+        forward = super().forward  # type: ignore[misc]
+        if self.mixture.choice.parts is not None:
+            return self.part_by_part(x, forward)
         outputs = []
-        for domain, piece in zip(parts or range(len(pieces)), pieces, strict=True):
+        for domain in range(len(self.mixture.domains)):
             with self.only(domain):
-                outputs.append(super().forward(piece))  # type: ignore[misc]
-        if parts is not None:
-            return torch.cat(outputs)
-        rows = self.mixture.rows(outputs[0], len(x))
-        columns = [rows[:, k].view(-1, *[1] * (x.ndim - 1)) for k in range(rows.shape[1])]
-        return weighted(outputs, columns)
+                outputs.append(forward(x))
+        return self.mixture.blend(outputs)
 
 
 def exchange(module: nn.Module, mixin: type[Mixed], mixture: Mixture) -> None:

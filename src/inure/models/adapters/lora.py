@@ -1,5 +1,6 @@
 """LoRA (Hu et al., 2022, arXiv:2106.09685): low-rank updates of the query and value projections, per domain."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from .layers import Mixed, exchange
-from .mixture import Mixture, weighted
+from .mixture import Mixture
 from .stacks import Stacks
 
 _ONE = (1, (0,))
@@ -44,31 +45,29 @@ class LowRank(Stacks):
         if not self.mixture.folded:
             return weight
         if self.mix == "product":
-            return weight + self._rows(self.mixture.fold(self.up @ self.down))
-        return weight + self._rows(self.mixture.fold(self.up) @ self.mixture.fold(self.down))
+            return weight + self._placed(self.mixture.fold(self.up @ self.down).unbind(0), 0)
+        return weight + self._placed((self.mixture.fold(self.up) @ self.mixture.fold(self.down)).unbind(0), 0)
 
     def outputs(self, x: Tensor) -> Tensor:
         """(B, ..., out): what the update adds to the layer's output under mixes per image."""
         if self.mix == "product":
-            rows = self.mixture.rows(x, len(x))
-            added = [self._add(x, down[None], up[None]) for down, up in zip(self.down, self.up, strict=True)]
-            return weighted(added, [rows[:, k].view(-1, *[1] * (x.ndim - 1)) for k in range(rows.shape[1])])
+            return self.mixture.blend(
+                [self._add(x, down[None], up[None]) for down, up in zip(self.down, self.up, strict=True)]
+            )
         return self._add(x, self.mixture.unfold(self.down, len(x)), self.mixture.unfold(self.up, len(x)))
 
     def _add(self, x: Tensor, down: Tensor, up: Tensor) -> Tensor:
         down, up = (t.expand(len(x), *t.shape[1:]) for t in (down, up))
         updates = torch.einsum("b...i,bcri->b...cr", x, down)
         updates = torch.einsum("b...cr,bcor->b...co", updates, up)
-        blocks: list[Tensor] = [torch.zeros_like(updates[..., 0, :])] * self.blocks
-        for place, block in enumerate(self.chosen):
-            blocks[block] = updates[..., place, :]
-        return torch.cat(blocks, -1)
+        return self._placed(updates.unbind(-2), -1)
 
-    def _rows(self, update: Tensor) -> Tensor:
-        blocks: list[Tensor] = [torch.zeros_like(update[0])] * self.blocks
-        for place, block in enumerate(self.chosen):
-            blocks[block] = update[place]
-        return torch.cat(blocks)
+    def _placed(self, updates: Sequence[Tensor], dim: int) -> Tensor:
+        """The updates where their blocks are along ``dim``, zeros elsewhere."""
+        blocks = [torch.zeros_like(updates[0])] * self.blocks
+        for block, update in zip(self.chosen, updates, strict=True):
+            blocks[block] = update
+        return torch.cat(blocks, dim)
 
 
 class MixedLowRank(Mixed):

@@ -99,9 +99,16 @@ class Mixture:
 
     def unfold(self, stack: Tensor, size: int | None = None) -> Tensor:
         """(size, ...): the parameter of each row, where rows are images, or equally many pieces of each image."""
-        rows = self.rows(stack, size)
-        columns = [rows[:, k].reshape(-1, *[1] * (stack.ndim - 1)) for k in range(rows.shape[1])]
-        return weighted(stack, columns)
+        return weighted(stack, self._columns(stack, size, stack.ndim))
+
+    def blend(self, outputs: Sequence[Tensor]) -> Tensor:
+        """(B, ...): each image's own sum of what the K domains made of it."""
+        first = outputs[0]
+        return weighted(outputs, self._columns(first, len(first), first.ndim))
+
+    def _columns(self, like: Tensor, size: int | None, ndim: int) -> list[Tensor]:
+        rows = self.rows(like, size)
+        return [rows[:, k].reshape(-1, *[1] * (ndim - 1)) for k in range(rows.shape[1])]
 
     def rows(self, like: Tensor, size: int | None = None) -> Tensor:
         """(size, K) weights; ``size`` is the batch, or a multiple of it where a net cuts images into windows."""

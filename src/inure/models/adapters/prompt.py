@@ -64,9 +64,9 @@ def attach(net: nn.Module, mixture: Mixture, settings: Any) -> int:
     attentions: list[Any] = [m for m in net.modules() if all(hasattr(m, name) for name in names)]
     if not attentions:
         return 0
-    prompt = Prompt(mixture, settings.prompt_tokens, attentions[0].qkv.in_features)
-    net.add_module("prompt", prompt)
     dim = attentions[0].qkv.in_features
+    prompt = Prompt(mixture, settings.prompt_tokens, dim)
+    net.add_module("prompt", prompt)
     attentions = [a for a in attentions if a.qkv.in_features == dim]  # stages of another width see no prompt
     for attention in attentions:
         exchange(attention, MixedAttention, mixture)

@@ -30,9 +30,9 @@ class PerDomain(nn.Module):
         neutral: For affine parameters of norms: the value at which they do nothing, read while ``mute`` is on.
     """
 
-    def __init__(self, mixture: Mixture, place: str, *, token: bool = False, neutral: float | None = None) -> None:
+    def __init__(self, mixture: Mixture, place: str, *, token: bool = False, neutral: float = 0.0) -> None:
         super().__init__()
-        self.mixture, self.place, self.token, self.neutral = mixture, place, token, neutral or 0.0
+        self.mixture, self.place, self.token, self.neutral = mixture, place, token, neutral
         self.mute = False
 
     def forward(self, stack: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ class PerDomain(nn.Module):
 
 
 def stack_parameter(
-    module: Any, name: str, mixture: Mixture, place: str, *, token: bool = False, neutral: float | None = None
+    module: Any, name: str, mixture: Mixture, place: str, *, token: bool = False, neutral: float = 0.0
 ) -> None:
     """Give ``module.name`` a value per domain, all equal to what it is now."""
     parameter = getattr(module, name)
