@@ -16,6 +16,7 @@ from inure.schedules import Cosine, Ramp
 from inure.threat import Linf
 
 SHIPPED = [name for name, _ in shipped_names()]
+SHAPES = {"digits": (1, 8, 8), "cifar10": (3, 32, 32), "imagenette64": (3, 64, 64), "imagenet": (3, 224, 224)}
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -37,7 +38,7 @@ def net_of(model: str, shape: tuple[int, int, int]) -> nn.Module:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_net_and_the_optimizer_of_every_shipped_recipe_build(name):
     built = load_recipe(name)
-    shape = {"digits": (1, 8, 8), "cifar10": (3, 32, 32), "imagenette64": (3, 64, 64)}[name.split("/")[0]]
+    shape = SHAPES[name.split("/")[0]]
     net = net_of(json.dumps(config.dump(built.model)), shape)
     assert net(torch.empty(2, *shape, device="meta")).shape == (2, 10)
     assert len(built.optimizer.build(net).param_groups) == (1 if built.optimizer.decay_all else 2)
@@ -48,7 +49,8 @@ def test_the_shipped_recipes_are_those_of_the_plan():
     cifar = {f"cifar10/{m}_{net}" for m in methods for net in ("resnet18", "wrn28_10", "deit_tiny")}
     soups = {"digits/soup", *(f"cifar10/soup_{net}" for net in ("resnet18", "deit_tiny", "vit_small"))}
     imagenette = {"imagenette64/pgd_at_deit_tiny", "imagenette64/soup_deit_tiny"}
-    assert {*SHIPPED} >= {f"digits/{m}" for m in methods} | cifar | soups | imagenette
+    imagenet = {f"imagenet/{m}_vit_b16" for m in ("soup", "pgd_at", "standard")}
+    assert {*SHIPPED} >= {f"digits/{m}" for m in methods} | cifar | soups | imagenette | imagenet
 
 
 def factors(schedule, *epochs: float, of: int) -> list[float]:

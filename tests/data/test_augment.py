@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inure.config import build, dump
-from inure.data import Augment
+from inure.data import Augment, RandAugment
 from inure.errors import UserError
 
 
@@ -54,6 +54,8 @@ def test_geometric_never_waits_for_the_device():
     for mode in ("zeros", "reflect"):
         y = Augment(crop_padding=2, crop_mode=mode, flip=True).geometric(x)
         assert y.shape == x.shape
+    y = Augment(resized_crop=(0.1, 1), flip=True, rand_augment=RandAugment(layers=9, probability=1)).geometric(x)
+    assert (y.shape, y.dtype) == (x.shape, x.dtype)
 
 
 @pytest.mark.gpu
@@ -62,9 +64,11 @@ def test_augmentation_never_synchronises_with_the_gpu():
     y = torch.arange(9).cuda()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        augment = Augment(crop_padding=2, flip=True, mixup=0.8, cutmix=1)
-        for _ in range(10):
-            augment.mix(augment.geometric(x).float().div_(255), y, 10)
+        changes = {"flip": True, "mixup": 0.8, "cutmix": 1, "rand_augment": RandAugment()}
+        for crop in ({"crop_padding": 2}, {"resized_crop": (0.1, 1)}):
+            augment = Augment(**crop, **changes)
+            for _ in range(10):
+                augment.mix(augment.geometric(x).float().div_(255), y, 10)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

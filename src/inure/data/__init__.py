@@ -3,6 +3,8 @@
 from .augment import Augment, soft_labels
 from .image_set import ImageSet
 from .loader import Loader, to_batch
+from .rand_augment import RandAugment
+from .readout import Readout
 from .settings import Data
 from .sources import load, load_labels
 from .split import stratified_split
@@ -12,6 +14,8 @@ __all__ = [
     "Data",
     "ImageSet",
     "Loader",
+    "Readout",
+    "RandAugment",
     "load",
     "load_labels",
     "soft_labels",

@@ -1,24 +1,29 @@
-"""Random crops and flips per example, and mixup or CutMix per batch.
+"""Random crops, flips and operations per example, and mixup or CutMix per batch.
 
-Everything draws from torch's default generators (those of the device for crops and flips, the CPU's for mixing),
-so ``torch.manual_seed`` before a step fixes it.
+Everything draws from torch's default generators (those of the device for crops and flips, the CPU's for RandAugment
+and mixing), so ``torch.manual_seed`` before a step fixes it.
 """
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from ..config import Real, Settings, Whole
 from ..errors import UserError
 from ..types import Images, Labels
+from .rand_augment import RandAugment
+from .resized_crop import resized_crop
+
+_Share = Annotated[Real, Field(gt=0, le=1)]
+_SHARES = "[low, high], shares of the area in (0, 1] with low <= high"
 
 
 class Augment(Settings):
-    """Crop, flip, mix: ``x' = lam x + (1 - lam) x_partner`` (mixup) or a box of the partner pasted in (CutMix).
+    """Crop, flip, change, mix: ``x' = lam x + (1 - lam) x_partner`` (mixup) or a box of the partner pasted in (CutMix).
 
     mixup: Zhang et al., 2018, arXiv:1710.09412. CutMix: Yun et al., 2019, arXiv:1905.04899.
     """
@@ -27,8 +32,12 @@ class Augment(Settings):
     """Pixels added on each side before cropping back to the original size at a random place."""
     crop_mode: Literal["zeros", "reflect"] = "zeros"
     """What the added pixels hold."""
+    resized_crop: tuple[_Share, _Share] | None = None
+    """Least and largest share of the area that a random crop keeps, before it is resized to the original size."""
     flip: bool = False
     """Whether half of the images are mirrored left to right."""
+    rand_augment: RandAugment | None = None
+    """Random operations on each image after crop and flip."""
     mixup: Annotated[Real, Field(ge=0)] = 0
     """Alpha of the Beta(alpha, alpha) that mixup draws its share from; 0 is off."""
     cutmix: Annotated[Real, Field(ge=0)] = 0
@@ -38,26 +47,46 @@ class Augment(Settings):
     switch_probability: Annotated[Real, Field(ge=0, le=1)] = 0.5
     """Share of the mixed batches that get CutMix, where both are on."""
 
+    @field_validator("resized_crop", mode="before")
+    @classmethod
+    def _two_shares(cls, value: Any) -> Any:
+        if value is not None and not (isinstance(value, list | tuple) and len(value) == 2):
+            raise UserError("", value, _SHARES)
+        return value
+
+    @model_validator(mode="after")
+    def _one_crop(self) -> "Augment":
+        if self.resized_crop is not None:
+            low, high = self.resized_crop
+            if low > high:
+                raise UserError("resized_crop", [low, high], _SHARES)
+            if self.crop_padding > 0:
+                allowed = "null with crop_padding: one kind of crop"
+                raise UserError("resized_crop", [low, high], allowed, "augment.crop_padding=0")
+        return self
+
     @property
     def mixes(self) -> bool:
         """Whether labels come out soft."""
         return self.mixup > 0 or self.cutmix > 0
 
     def geometric(self, x: Tensor) -> Tensor:
-        """Crops and flips each image by draws of its own.
+        """Crops, flips and changes each image by draws of its own.
 
         Args:
-            x: (B, C, H, W), any type, on any device; the draws are made there and nothing waits for them.
+            x: (B, C, H, W), any type (RandAugment: uint8), on any device; nothing waits for it.
 
         Raises:
-            UserError: If the images are too small to reflect ``crop_padding`` pixels.
+            UserError: If the images are too small to reflect ``crop_padding`` pixels, or not for RandAugment.
         """
+        if self.resized_crop is not None:
+            x = resized_crop(x, *self.resized_crop)
         if self.crop_padding > 0:
             x = self._crop(x)
         if self.flip:
             mirrored = torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5
             x = torch.where(mirrored, x.flip(-1), x)
-        return x
+        return x if self.rand_augment is None else self.rand_augment(x)
 
     def _crop(self, x: Tensor) -> Tensor:
         padding, (height, width) = self.crop_padding, x.shape[2:]

@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -45,6 +45,9 @@ class Decoder:
     resize: bool
     """Whether images of another size are resized (bilinear), or an error."""
     setting: str
+    crop: bool = False
+    """Whether the shorter side becomes 256/224 of ``size`` (bicubic) and the central square is kept: for 224 pixels
+    the usual view of ImageNet's test images. Otherwise the whole image is squeezed into ``size``."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -79,6 +82,8 @@ class Decoder:
         image = self.open(row)
         try:
             image = _converted(image, self.mode)
+            if self.crop:
+                image = _central_square(image, self.size[0])
             if (image.height, image.width) != self.size:
                 height, width = self.size
                 image = image.resize((width, height), Image.Resampling.BILINEAR)
@@ -121,18 +126,20 @@ def decode_set(
 ) -> ImageSet:
     """The image set of an encoded split: in memory up to ``memory_limit`` bytes of pixels, else lazy.
 
-    A set is grey if all its images are. A lazy set is checked for bad headers, modes and sizes now; bad pixels
-    behind a good header show up in ``batch``, unless ``skip_bad``, which decodes everything once to find them.
+    A set is grey if all its images are, unless ``encoded.colour``. A lazy set is checked for bad headers, modes and
+    sizes now; bad pixels behind a good header show up in ``batch``, unless ``skip_bad``, which decodes everything
+    once to find them.
 
     Raises:
         UserError: If an image is bad (and is not to be skipped), or sizes differ without ``img_size``.
     """
     cells = encoded.read(memory_limit)
-    decoder = _first_decoder(cells, img_size=img_size, skip_bad=skip_bad, setting=setting)
+    decoder = _first_decoder(cells, img_size=img_size or encoded.crop, skip_bad=skip_bad, setting=setting)
+    decoder = replace(decoder, mode="RGB" if encoded.colour else decoder.mode, crop=encoded.crop is not None)
     try:
         pixels, good = _decode_all(decoder, skip_bad=skip_bad, memory_limit=memory_limit)
     except _ColourFoundError:
-        decoder = Decoder(cells, "RGB", decoder.size, decoder.resize, setting)
+        decoder = replace(decoder, mode="RGB")
         pixels, good = _decode_all(decoder, skip_bad=skip_bad, memory_limit=memory_limit)
     if len(good) == 0:
         raise UserError(setting, f"{name}, in which no image can be decoded", "images that Pillow decodes")
@@ -142,9 +149,11 @@ def decode_set(
         shape=decoder.shape,
         index=good,
         hash=encoded.digest(),
-        skipped=len(cells) - len(good),
+        skipped=len(cells) - len(good) + encoded.left_out,
         name=name,
         pixels=Lazy(decoder, good) if pixels is None else pixels,
+        readout=encoded.readout,
+        accepted=None if encoded.accepted is None else encoded.accepted[good],
     )
 
 
@@ -224,6 +233,16 @@ def _converted(image: Image.Image, mode: str) -> Image.Image:
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return image if image.mode == mode else image.convert(mode)
+
+
+def _central_square(image: Image.Image, size: int) -> Image.Image:
+    """``size`` pixels square, out of the image with a shorter side of 256/224 of that."""
+    shorter = round(size * 256 / 224)
+    least = min(image.width, image.height)
+    width, height = shorter * image.width // least, shorter * image.height // least
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    return image.crop((left, top, left + size, top + size))
 
 
 def _reason(error: Exception) -> str:

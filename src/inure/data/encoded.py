@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from .readout import Readout
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,6 +44,16 @@ class Encoded:
     """``read(memory_limit)`` opens the images; holds at most that many bytes of them in memory."""
     digest: Callable[[], str]
     """sha256 (hex) over the contents."""
+    readout: Readout | None = None
+    """How a net of other classes answers this set."""
+    accepted: Tensor | None = None
+    """(N, K) bool: the right classes of each image, where there may be several."""
+    left_out: int = 0
+    """Images of the files that do not belong to the set."""
+    colour: bool = False
+    """Whether images become RGB even if all of them are grey."""
+    crop: int | None = None
+    """Images are cropped as ``decode.Decoder.crop`` says, to this size unless another is asked for."""
 
 
 class ArrowCells:
@@ -99,6 +110,23 @@ class ArrayCells:
     def place(self, row: int) -> str:
         """Row and name."""
         return f"row {row} of {self._name}"
+
+
+class FileCells:
+    """Images in files of their own."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._files = tuple(files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, row: int) -> Cell:
+        return self._files[row]
+
+    def place(self, row: int) -> str:
+        """The file."""
+        return shorten(self._files[row])
 
 
 def map_arrow_file(file: Path, files: Sequence[str], starts: Sequence[int]) -> ArrowCells:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from .readout import Readout
+
 
 @dataclass(frozen=True)
 class Lazy:
@@ -31,16 +33,22 @@ class ImageSet:
     hash: str
     """sha256 (hex) over the contents of the files, or over the bytes of the arrays. A subset keeps it."""
     skipped: int
-    """Images that could not be decoded and were left out."""
+    """Images that were left out: they could not be decoded, or (ImageNet-ReaL) have no right class."""
     name: str
     """The SPEC that was loaded."""
     pixels: Tensor | Lazy
     """(N, C, H, W) uint8, or where to decode them from."""
+    readout: Readout | None = None
+    """How a net of other classes answers this set; the labels count the classes of the readout."""
+    accepted: Tensor | None = None
+    """(N, K) bool, on the CPU: the right classes of each image, in sets where there may be several."""
 
     def __post_init__(self) -> None:
         held = self.pixels.rows if isinstance(self.pixels, Lazy) else self.pixels
         assert len(self.labels) == len(self.index) == len(held)
         assert isinstance(held, Tensor)
+        assert self.readout is None or len(self.readout.groups) == self.num_classes
+        assert self.accepted is None or self.accepted.shape == (len(self.labels), self.num_classes)
         assert isinstance(self.pixels, Lazy) or (held.dtype == torch.uint8 and held.shape[1:] == self.shape)
 
     @classmethod
@@ -94,14 +102,16 @@ class ImageSet:
             pixels = self.pixels[rows.to(self.device)]
         else:
             pixels = replace(self.pixels, rows=self.pixels.rows[rows])
-        return replace(self, labels=self.labels[rows], index=self.index[rows], pixels=pixels)
+        accepted = None if self.accepted is None else self.accepted[rows]
+        return replace(self, labels=self.labels[rows], index=self.index[rows], pixels=pixels, accepted=accepted)
 
     def head(self, n: int) -> "ImageSet":
         """The first ``n`` images, or all of them if there are fewer."""
         assert n >= 0
         if not isinstance(self.pixels, Tensor):
             return self.subset(torch.arange(min(n, len(self))))
-        return replace(self, labels=self.labels[:n], index=self.index[:n], pixels=self.pixels[:n])
+        accepted = None if self.accepted is None else self.accepted[:n]
+        return replace(self, labels=self.labels[:n], index=self.index[:n], pixels=self.pixels[:n], accepted=accepted)
 
     def batch(self, rows: Tensor) -> Tensor:
         """The (B, C, H, W) uint8 images at ``rows``, on the pixels' device.

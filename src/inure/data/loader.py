@@ -134,7 +134,7 @@ def to_batch(x: Tensor, y: Labels, augment: Augment | None, num_classes: int) ->
     Args:
         x: (B, C, H, W) uint8.
         y: (B,) classes.
-        augment: Crops and flips, then mixes; None leaves the images as they are.
+        augment: Crops, flips and changes each, then mixes; None leaves the images as they are.
         num_classes: K of the soft labels that mixing makes.
 
     Returns:

@@ -2,7 +2,7 @@
 
 import glob
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from .hub import find_on_hub, read_dataset
 from .image_set import ImageSet
 from .parquet import read_parquet
 from .shards import find_shards
+from .shifts import find_shift, refuse_unknown_prefix
 from .spec import ALLOWED, Spec, choose_splits, nearest, parse_spec
 
 
@@ -42,7 +43,9 @@ def load(
 
     Args:
         spec: ``digits``, one parquet file, a folder or glob of parquet files, an image folder, or
-            ``hub:OWNER/NAME``; each may end in ``#SPLIT``, which goes before ``split``.
+            ``hub:OWNER/NAME``; each may end in ``#SPLIT``, which goes before ``split``. Or a name of ``SHIFTS``
+            before its folder, as ``imagenet-r:DIR``; these are cropped to ``img_size``, by default 224. ``@fog:3``
+            at the end corrupts the images, at the size that they then have (``corruptions``).
         split: ``train``, ``test`` (else ``validation``), ``validation``, or None for everything. A set of one
             split is that split, whatever it is called.
         img_size: Images become squares of so many pixels (bilinear).
@@ -55,9 +58,13 @@ def load(
     """
     source = find_source(spec, setting)
     encoded = source.read(choose_splits(source.spec, source.splits, split, setting))
-    return decode_set(
+    if split in ("train", "validation") and (encoded.readout is not None or encoded.accepted is not None):
+        allowed = "images whose labels are the net's outputs; this is a set to test on"
+        raise UserError(setting, spec, allowed, f"inure evaluate RUN --data {spec}")
+    images = decode_set(
         encoded, name=spec, img_size=img_size, skip_bad=skip_bad, memory_limit=memory_limit, setting=setting
     )
+    return images if source.spec.corruption is None else _corrupted(images, source.spec.corruption, setting)
 
 
 def load_labels(spec: str, split: str | None, *, setting: str = "data.source") -> tuple[Tensor, tuple[str, ...]]:
@@ -73,12 +80,15 @@ def find_source(text: str, setting: str) -> Source:
     Raises:
         UserError: If nothing is there; names what looks most like it.
     """
-    spec = parse_spec(text)
+    written = parse_spec(text)
+    spec = _checked_corruption(written, setting)
     path = Path(spec.place).expanduser()
     if spec.place == "digits":
         return Source(spec, ("train", "test"), read_digits)
     if spec.place.startswith("hub:"):
         return _source(spec, find_on_hub(spec, setting), spec.place, setting)
+    if shift := find_shift(written, setting):
+        return Source(spec, ("test",), shift)
     if path.is_file() and path.suffix != ".parquet":
         raise UserError(setting, f"{spec.place}, a file that is not parquet", ALLOWED)
     if path.exists() or glob.has_magic(spec.place):
@@ -87,7 +97,24 @@ def find_source(text: str, setting: str) -> Source:
             return Source(spec, tuple(sorted(shards)), partial(_read_shards, shards, setting))
         if path.is_dir():
             return _source(spec, find_image_folder(spec, setting), spec.place, setting)
+    refuse_unknown_prefix(spec, setting)
     raise UserError(setting, f"{text}, which is not there", ALLOWED, nearest(spec.place))
+
+
+def _checked_corruption(spec: Spec, setting: str) -> Spec:
+    """The SPEC, after a mistake in its corruption; without it where it names files, not something to compute."""
+    if spec.corruption is None or spec.place.startswith(("cifar10-c:", "imagenet-c:")):
+        return spec._replace(corruption=None)
+    from .corruptions import parse_corruption
+
+    parse_corruption(spec.corruption, setting)
+    return spec
+
+
+def _corrupted(images: ImageSet, corruption: str, setting: str) -> ImageSet:
+    from .corruptions import corrupted, parse_corruption
+
+    return replace(corrupted(images, *parse_corruption(corruption, setting), setting=setting), name=images.name)
 
 
 def _source(spec: Spec, found: dict, place: str, setting: str) -> Source:

@@ -1,13 +1,17 @@
-"""The SPEC of a data set, ``PLACE`` or ``PLACE#split``, and which split is meant."""
+"""The SPEC of a data set, ``PLACE``, ``PLACE#split`` or ``PLACE#split@KIND:SEVERITY``, and which split is meant."""
 
 import difflib
+import glob
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import UserError
 
-ALLOWED = "digits, a parquet file, a folder or glob of parquet files, an image folder, or hub:OWNER/NAME"
+ALLOWED = (
+    "digits, a parquet file, a folder or glob of parquet files, an image folder, hub:OWNER/NAME, or NAME:DIR as in "
+    "`inure list shifts`"
+)
 SPLITS = {"train": "train", "test": "test", "validation": "validation", "val": "validation"}
 """Words in file and folder names, and the split that each one means."""
 UNNAMED = ""
@@ -23,14 +27,22 @@ class Spec(NamedTuple):
     place: str
     split: str | None
     """What was written after ``#``."""
+    corruption: str | None = None
+    """What was written after ``@``."""
 
 
 def parse_spec(text: str) -> Spec:
-    """``PLACE#split`` in its parts; a ``#`` in the name of an existing file belongs to the name."""
-    place, mark, split = text.rpartition("#")
-    if not mark or Path(text).exists():
-        return Spec(text, text, None)
-    return Spec(text, place, SPLITS.get(split, split))
+    """``PLACE#split@KIND:SEVERITY`` in its parts; a ``#`` or ``@`` in the name of existing files belongs to it."""
+    whole, corruption = text, None
+    before, _, after = text.rpartition("@")
+    # The split may also come last
+    kind, mark, split = after.partition("#")
+    if before and "/" not in after and not _is_there(text) and not _is_there(f"{before}@{kind}"):
+        whole, corruption = before + mark + split, kind
+    place, mark, split = whole.rpartition("#")
+    if not mark or Path(whole).exists():
+        return Spec(text, whole, None, corruption)
+    return Spec(text, place, SPLITS.get(split, split), corruption)
 
 
 def choose_splits(spec: Spec, there: Iterable[str], wanted: str | None, setting: str) -> tuple[str, ...]:
@@ -66,6 +78,11 @@ def nearest(place: str) -> str | None:
         around["digits"] = "digits"
     close = difflib.get_close_matches(path.name, around, n=3, cutoff=0.5)
     return " or ".join(around[name] for name in close) or None
+
+
+def _is_there(place: str) -> bool:
+    path = Path(place).expanduser()
+    return bool(place) and (path.exists() or (glob.has_magic(place) and any(glob.iglob(str(path)))))
 
 
 def _list_splits(place: str, there: tuple[str, ...]) -> str:

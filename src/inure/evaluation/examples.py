@@ -21,6 +21,8 @@ class Examples:
     index: Tensor
     data_hash: str
     source: "Tensor | ImageSet"
+    accepted: Tensor | None = None
+    """(N, K) bool: the right classes of each image, where there may be several."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -30,6 +32,17 @@ class Examples:
         if isinstance(self.source, Tensor):
             return self.source[rows].to(device)
         return self.source.batch(rows).to(device).float().div(255)
+
+    def right(self, rows: Tensor, prediction: Tensor) -> Tensor:
+        """(B,) bool: the prediction is the label of that row, or one of its accepted classes; -1 never is.
+
+        Args:
+            rows: (B,) positions.
+            prediction: (B,) classes, -1 where there is none; on the CPU, as the result.
+        """
+        if self.accepted is None:
+            return prediction == self.labels[rows]
+        return self.accepted[rows, prediction.clamp(min=0)] & (prediction >= 0)
 
     @classmethod
     def of(
@@ -44,7 +57,7 @@ class Examples:
             UserError: If images are not float in [0, 1] and NCHW, labels or index do not fit them, or there are none.
         """
         if isinstance(images, ImageSet):
-            found = cls(images.labels, images.index, images.hash, images)
+            found = cls(images.labels, images.index, images.hash, images, images.accepted)
         else:
             found = cls._of_tensors(_tensor(images), _tensor(labels), _tensor(index))
         if not len(found):
