@@ -6,21 +6,23 @@ or schedule is added here, and a piece without a line fails ``test_every_piece_h
 
 from typing import Any, NamedTuple
 
-from inure.attacks import APGD, FGSM, PGD
+from inure.attacks import APGD, FGSM, PGD, Pyramid
 from inure.averaging import EMA, SWA
 from inure.balance import CrossEntropy
-from inure.methods import MART, PGDAT, TRADES, CoTraining, Standard
+from inure.methods import MART, PGDAT, TRADES, CoTraining, FastAdvProp, Standard
 from inure.optimizers import SGD, AdamW
 from inure.perturbation import AWP
 from inure.schedules import Constant, Cosine, OneCycle, Piecewise, Ramp
-from inure.threat import L1, L2, Linf
+from inure.threat import L1, L2, Linf, ThreatModel
 
 
 class AttackLine(NamedTuple):
-    """An attack and how many forwards of the batch one call makes."""
+    """An attack, how many forwards of the batch one call makes, and where its images lie."""
 
     attack: Any
     forwards: int
+    reach: ThreatModel | None = None
+    """None: in its threat model, as it must be for evaluation. Else the attack is for training only."""
 
 
 class MethodLine(NamedTuple):
@@ -29,6 +31,13 @@ class MethodLine(NamedTuple):
     method: Any
     crafting: int
     outer: int
+
+
+class StepLine(NamedTuple):
+    """A method with a step of its own, and the images of each forward of one step on a batch of 8."""
+
+    method: Any
+    forwards: list[int]
 
 
 _LINF, _L2, _L1 = Linf(epsilon=0.05), L2(epsilon=0.4), L1(epsilon=2)
@@ -51,6 +60,8 @@ ATTACKS = [
     AttackLine(APGD(threat=_LINF, steps=2, start="zero"), 3),
     AttackLine(APGD(threat=_L2, steps=20, restarts=2, keep="worst"), 42),
     AttackLine(APGD(threat=_L2, steps=5, start="uniform", eot_samples=3), 18),
+    AttackLine(Pyramid(threat=_LINF, cells=[3, 2, 1], scalars=[2, 1.5, 1]), 5, Linf(epsilon=0.05 * 4.5)),
+    AttackLine(Pyramid(threat=_LINF, cells=[6], scalars=[4], steps=7, start="uniform"), 7, Linf(epsilon=0.05 * 4)),
 ]
 
 METHODS = [
@@ -65,6 +76,12 @@ METHODS = [
     MethodLine(MART(attack=PGD(threat=_L1, steps=2), beta=0), 2, 2),
     MethodLine(CoTraining(attack=_SHORT), 3, 2),
     MethodLine(CoTraining(attack=APGD(threat=_LINF, steps=2), climbs="prediction", alpha=0.3), 4, 2),
+]
+
+STEPS = [
+    StepLine(FastAdvProp(attack=FGSM(threat=_LINF)), [6, 2, 2]),
+    StepLine(FastAdvProp(attack=FGSM(threat=_L2, start="uniform"), share=0.5, attack_weight=2), [4, 4, 4]),
+    StepLine(FastAdvProp(share=0), [8]),
 ]
 
 CRITERIA = [CrossEntropy(), CrossEntropy(label_smoothing=0.1)]

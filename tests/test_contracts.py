@@ -16,7 +16,7 @@ import inure.methods
 import inure.optimizers
 import inure.perturbation
 import inure.schedules
-from contracts import ATTACKS, AVERAGINGS, CRITERIA, METHODS, OPTIMIZERS, PERTURBATIONS, SCHEDULES
+from contracts import ATTACKS, AVERAGINGS, CRITERIA, METHODS, OPTIMIZERS, PERTURBATIONS, SCHEDULES, STEPS
 from inure import config
 from inure.losses import cross_entropy, margin
 from tiny import assert_same_state, counting, noise_of, soft, state_of, tiny_batch, tiny_net
@@ -36,7 +36,7 @@ attacks = pytest.mark.parametrize("line", named(ATTACKS))
 def test_every_piece_has_a_line():
     for folder, table in (
         (inure.attacks.ATTACKS, [line.attack for line in ATTACKS]),
-        (inure.methods.METHODS, [line.method for line in METHODS]),
+        (inure.methods.METHODS, [line.method for line in (*METHODS, *STEPS)]),
         (inure.balance.CRITERIA, CRITERIA),
         (inure.perturbation.PERTURBATIONS, PERTURBATIONS),
         (inure.averaging.AVERAGINGS, AVERAGINGS),
@@ -49,7 +49,11 @@ def test_every_piece_has_a_line():
 
 def pieces():
     tables = (CRITERIA, PERTURBATIONS, AVERAGINGS, OPTIMIZERS, SCHEDULES)
-    return [*(line.attack for line in ATTACKS), *(line.method for line in METHODS), *(p for t in tables for p in t)]
+    return [
+        *(line.attack for line in ATTACKS),
+        *(line.method for line in (*METHODS, *STEPS)),
+        *(p for t in tables for p in t),
+    ]
 
 
 @pytest.mark.parametrize("piece", named(pieces()))
@@ -79,8 +83,9 @@ def test_an_attack_stays_in_ball_and_box_and_keeps_shape_and_precision(line, los
         assert not x_adv.requires_grad
         assert x_adv.min() >= 0
         assert x_adv.max() <= 1
-        distance = line.attack.threat.distance(x_adv.double(), x.double())
-        assert (distance <= line.attack.threat.epsilon + 1e-6).all()
+        reach = line.reach or line.attack.threat
+        distance = reach.distance(x_adv.double(), x.double())
+        assert (distance <= reach.epsilon + 1e-6).all()
         assert (distance > 0).all()
 
 
@@ -214,7 +219,7 @@ def test_an_average_of_a_net_that_stands_still_is_that_net(settings):
 
 
 def test_the_tables_are_not_empty():
-    for name in ("ATTACKS", "METHODS", "CRITERIA", "PERTURBATIONS", "AVERAGINGS", "OPTIMIZERS", "SCHEDULES"):
+    for name in ("ATTACKS", "METHODS", "STEPS", "CRITERIA", "PERTURBATIONS", "AVERAGINGS", "OPTIMIZERS", "SCHEDULES"):
         assert getattr(contracts, name)
 
 

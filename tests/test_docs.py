@@ -168,7 +168,8 @@ def test_every_key_in_the_text_exists_and_takes_the_value(page):
             assert match[1] in known_keys(inure.Recipe), f"{page.name}: {word}"
             if match[3]:
                 method = ["method.kind=co_training"] if "adapters" in match[1] else []
-                inure.load_recipe("cifar10/pgd_at_resnet18", [*joints, *method, f"{match[1]}={match[3]}"])
+                needed = [joint for joint in joints if joint.startswith(f"{match[2]}.")]
+                inure.load_recipe("cifar10/pgd_at_resnet18", [*needed, *method, f"{match[1]}={match[3]}"])
 
 
 @pages

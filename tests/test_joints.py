@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from contracts import METHODS
+from contracts import METHODS, STEPS
 from inure.attacks import PGD
 from inure.averaging import EMA, SWA
 from inure.balance import Balance, CrossEntropy
@@ -16,7 +16,7 @@ from inure.perturbation import AWP
 from inure.recipe import Regime
 from inure.schedules import Piecewise, Ramp
 from inure.threat import Linf
-from inure.train import train_step
+from inure.train import step_of, train_step
 from inure.types import Batch
 from tiny import assert_same_state, counting, soft, state_of, tiny_batch, tiny_net
 
@@ -53,7 +53,7 @@ def train(fabric, method, *, steps=2, seed=0, optimizer=None, averaging=None, ma
     averager = averaging.build(net) if averaging else None
     joints = {"balance": Balance(), "regime": Regime(), **joints}
     logged = [
-        train_step(fabric, model, wrapped, make_batch(seed=step), method=method, averager=averager, **joints)
+        step_of(method)(fabric, model, wrapped, make_batch(seed=step), method=method, averager=averager, **joints)
         for step in range(steps)
     ]
     return net, averager, logged
@@ -120,7 +120,10 @@ def test_every_method_takes_two_steps_with_every_combination_of_joints(fabric, m
         assert averager.module(tiny_batch().x).isfinite().all()
 
 
-@pytest.mark.parametrize("line", METHODS, ids=[f"{line.method.kind}-{i}" for i, line in enumerate(METHODS)])
+EVERY = [*METHODS, *STEPS]
+
+
+@pytest.mark.parametrize("line", EVERY, ids=[f"{line.method.kind}-{i}" for i, line in enumerate(EVERY)])
 @pytest.mark.parametrize("labels", ["hard", "soft"])
 def test_the_loss_on_one_batch_falls_in_twenty_steps(fabric, line, labels):
     batch = tiny_batch()
@@ -143,6 +146,15 @@ def test_a_step_makes_the_passes_it_states_and_one_more_pair_with_awp(fabric, li
         method=line.method, balance=Balance(), regime=Regime(), perturbation=perturbation,
     )  # fmt: skip
     assert read() == [8] * line.crafting + [8 * line.outer] * (1 + perturbed)
+
+
+@pytest.mark.parametrize("line", STEPS, ids=[f"{line.method.kind}-{i}" for i, line in enumerate(STEPS)])
+def test_a_step_of_its_own_makes_the_forwards_of_its_line(fabric, line):
+    net = tiny_net().train()
+    model, optimizer = fabric.setup(net, SGD().build(net))
+    read = counting(net)
+    step_of(line.method)(fabric, model, optimizer, tiny_batch(), method=line.method, balance=Balance(), regime=Regime())
+    assert read() == line.forwards
 
 
 def test_one_step_of_pgd_at_is_the_textbook_step(fabric):

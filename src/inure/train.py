@@ -23,6 +23,7 @@ from .perturbation import Perturbation
 from .recipe import Recipe, Regime, load_recipe
 from .run import Run, command_line, default_out
 from .session import Session, local_module
+from .steps import clip_and_update
 from .types import Batch, Crafting, Losses
 
 _STEP, _INIT = 1, 2
@@ -80,15 +81,16 @@ def train_step(
         losses = backward()
 
     # 4. clip, update, average
-    grads = [p.grad for p in model.parameters() if p.grad is not None]
-    grad_norm = torch.nn.utils.get_total_norm(grads)
-    if clip_norm is not None:
-        torch.nn.utils.clip_grads_with_norm_(model.parameters(), clip_norm, grad_norm)
-    optimizer.step()
+    grad_norm = clip_and_update(model, optimizer, clip_norm)
     if averager is not None:
         averager.update(local, batch.progress)
     parts = {name: value.detach().mean() for name, value in losses.parts.items()}
-    return {"loss": losses.total.detach().mean(), **parts, "grad_norm": grad_norm.detach()}
+    return {"loss": losses.total.detach().mean(), **parts, "grad_norm": grad_norm}
+
+
+def step_of(method: Any) -> Any:
+    """What is done with a batch: the method's own ``step`` (see ``steps/``) if it has one, else ``train_step``."""
+    return getattr(method, "step", train_step)
 
 
 def train(
@@ -159,7 +161,7 @@ def _train_epoch(session: Session) -> None:
         if recipe.engine.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         session.set_lr((state.step + 0.5) / session.total_steps)
-        logged = train_step(
+        logged = step_of(recipe.method)(
             session.fabric,
             session.model,
             session.optimizer,

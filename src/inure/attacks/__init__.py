@@ -8,9 +8,10 @@ from .apgd import APGD
 from .fgsm import FGSM
 from .gradient import input_gradient
 from .pgd import PGD
+from .pyramid import Pyramid
 
-Attack = Annotated[FGSM | PGD | APGD, Field(discriminator="kind")]
+Attack = Annotated[FGSM | PGD | APGD | Pyramid, Field(discriminator="kind")]
 """What a method may search with."""
-ATTACKS = (FGSM, PGD, APGD)
+ATTACKS = (FGSM, PGD, APGD, Pyramid)
 
-__all__ = ["APGD", "ATTACKS", "FGSM", "PGD", "Attack", "input_gradient"]
+__all__ = ["APGD", "ATTACKS", "FGSM", "PGD", "Attack", "Pyramid", "input_gradient"]

@@ -1,12 +1,13 @@
 """Auto-PGD (Croce and Hein, 2020, arXiv:2003.01690): PGD whose step size follows what each example does."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ..config import Real, Settings, Whole
+from ..errors import UserError
 from ..losses import cross_entropy
 from ..models.modes import frozen
 from ..noise import GeneratorNoise
@@ -46,6 +47,12 @@ class APGD(Settings):
     """Forwards whose gradients are averaged, for nets that draw at random (EoT, Athalye et al., 2018)."""
     keep: Literal["loss", "worst"] = "loss"
     """Which point is returned: the one of highest loss, or a misclassified one first (for verdicts)."""
+
+    @model_validator(mode="after")
+    def _restarts_differ(self) -> Self:
+        if self.restarts > 1 and self.start == "zero":
+            raise UserError("restarts", self.restarts, "1 with start=zero: all would be the same", "start=sphere")
+        return self
 
     def __call__(
         self,

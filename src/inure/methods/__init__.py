@@ -5,12 +5,13 @@ from typing import Annotated
 from pydantic import Field
 
 from .co_training import CoTraining
+from .fast_adv_prop import FastAdvProp
 from .mart import MART
 from .pgd_at import PGDAT
 from .standard import Standard
 from .trades import TRADES
 
-Method = Annotated[Standard | PGDAT | TRADES | MART | CoTraining, Field(discriminator="kind")]
-METHODS = (Standard, PGDAT, TRADES, MART, CoTraining)
+Method = Annotated[Standard | PGDAT | TRADES | MART | CoTraining | FastAdvProp, Field(discriminator="kind")]
+METHODS = (Standard, PGDAT, TRADES, MART, CoTraining, FastAdvProp)
 
-__all__ = ["MART", "METHODS", "PGDAT", "TRADES", "CoTraining", "Method", "Standard"]
+__all__ = ["MART", "METHODS", "PGDAT", "TRADES", "CoTraining", "FastAdvProp", "Method", "Standard"]

@@ -1,0 +1,6 @@
+"""Step functions of methods whose order of steps is another than ``train_step``'s; a method names its own ``step``."""
+
+from .fast_adv_prop import fast_adv_prop_step
+from .update import clip_and_update
+
+__all__ = ["clip_and_update", "fast_adv_prop_step"]
