@@ -84,6 +84,15 @@ def mcnemar(only_a: int, only_b: int) -> float:
     return min(1.0, 2 * tail / 2**total)
 
 
+def read_outcomes(path: Path) -> dict[int, tuple[bool, bool]]:
+    """Of every example of an evaluation, by its number: right on the clean image; right, and standing to the end.
+
+    Raises:
+        UserError: If the file is missing or damaged.
+    """
+    return {i: (clean, clean and standing) for i, (_, clean, standing, _) in _read(path, "FILE", "quick").items()}
+
+
 def _attacked(examples: dict[int, tuple[int, bool, bool, bool]]) -> bool:
     return any(row[3] for row in examples.values())
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from . import files
@@ -12,6 +13,8 @@ from .errors import UserError
 from .load import in_mode, load, usual_mode
 from .models.adapt import adapter_state
 from .models.adapters.stacks import Stacks
+from .models.from_file import is_file_function
+from .models.timm_net import constructor_arguments
 from .run import Run
 
 FORMATS = ("timm", "safetensors", "adapters")
@@ -67,12 +70,16 @@ def _timm_config(run: Run, net: nn.Module, mean: list[float], std: list[float]) 
     model, info = run.recipe().model, run.info()
     channels, height, width = info["input_shape"]
     architecture, arguments = _architecture(model.name, net)
+    refusal = UserError("--format", "timm", f"safetensors: no name and settings of timm make this {model.name}")
     if architecture is None or not timm.is_model(architecture):
-        raise UserError("--format", "timm", f"safetensors: {model.name} is no net of timm")
+        raise refusal
     arguments |= {"in_chans": channels}
-    for name, value in (("img_size", model.img_size or height), ("patch_size", model.patch_size)):
-        if value is not None and name not in arguments and hasattr(net, "patch_embed"):
+    takes = constructor_arguments(type(net))
+    for name, value in (("img_size", [height, width]), ("patch_size", model.patch_size)):
+        if value is not None and name not in arguments and name in takes:
             arguments[name] = value
+    if not _makes(architecture, {**arguments, "num_classes": info["num_classes"]}, net):
+        raise refusal
     return {
         "architecture": architecture,
         "num_classes": info["num_classes"],
@@ -84,8 +91,23 @@ def _timm_config(run: Run, net: nn.Module, mean: list[float], std: list[float]) 
     }  # fmt: skip
 
 
+def _makes(architecture: str, arguments: dict[str, Any], net: nn.Module) -> bool:
+    """Whether timm makes a net of these parameters and buffers from the name and the arguments."""
+    import timm
+
+    try:
+        with torch.device("meta"):
+            made = timm.create_model(architecture, **arguments)
+    except (TypeError, ValueError, RuntimeError, AssertionError):
+        return False
+    ours, theirs = ({k: tuple(t.shape) for k, t in module.state_dict().items()} for module in (net, made))
+    return ours == theirs
+
+
 def _architecture(name: str, net: nn.Module) -> tuple[str | None, dict[str, Any]]:
     """A name of timm and the arguments that make this net of it."""
+    if is_file_function(name):
+        return None, {}
     if not name.startswith("vit_") or "patch" in name:
         return name.partition(".")[0], {}
     vit: Any = net  # ours are timm's own net with other widths

@@ -41,8 +41,8 @@ def in_mode(classifier: Classifier, mode: Any = None) -> Classifier:
 
 
 def usual_mode(classifier: Classifier) -> str | None:
-    """What is meant where no mode is given: the robust domain if there is one."""
-    return "robust" if "robust" in classifier.domains else None
+    """What is meant where no mode is given: the domain of attacked images if there is one."""
+    return classifier.mixture.usual if classifier.mixture is not None else None
 
 
 def refuse_mode(classifier: Classifier, mode: Any) -> None:
@@ -77,4 +77,6 @@ def _load_run(path: Path, weights: str | Path | None) -> Classifier:
             raise UserError("TARGET", str(path), "a run with weights", f"inure train ... --out {path} --resume")
         source = last
     load_weights(classifier, read_weights(source), str(source))
+    if classifier.mixture is not None:
+        classifier.mixture.usual = getattr(recipe.method, "robust", None)
     return classifier

@@ -47,6 +47,11 @@ def probability_of(logits: Logits, y: Labels) -> PerExample:
     return (probs * y).sum(1) if y.is_floating_point() else probs.gather(1, y[:, None]).squeeze(1)
 
 
+def entropy_of(logits: Logits) -> PerExample:
+    """-sum_k p_k log p_k of p = softmax(logits), in nats; 0 log 0 is 0."""
+    return torch.special.entr(logits.softmax(1)).sum(1)
+
+
 def hard(y: Labels) -> Tensor:
     """(B,) classes: the likeliest one of a soft label."""
     return y.argmax(1) if y.is_floating_point() else y

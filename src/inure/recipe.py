@@ -146,13 +146,18 @@ def refuse_impossible(recipe: Recipe) -> None:
         if attack is None and getattr(recipe.regime, name) is not None:
             allowed = f"null: method {recipe.method.kind} does not attack"
             raise UserError(f"regime.{name}", "a schedule", allowed, f"regime.{name}=null or method.kind=pgd_at")
-    if recipe.regime.steps and attack is not None and not hasattr(attack, "steps"):
-        raise UserError(
-            "regime.steps", "a schedule", f"null: attack {attack.kind} has one step", "method.attack.kind=pgd"
-        )
+    others = getattr(recipe.method, "adversaries", {}).values()
+    for search in (attack, *others) if recipe.regime.steps and attack is not None else ():
+        if not hasattr(search, "steps"):
+            allowed = f"null: attack {search.kind} has one step"
+            raise UserError("regime.steps", "a schedule", allowed, "method.attack.kind=pgd")
     for name in getattr(recipe.method, "ignores", ()):
         if getattr(recipe.balance, name) != getattr(Balance(), name):
             raise UserError(f"balance.{name}", "a criterion", f"the default: method {recipe.method.kind} ignores it")
+    for name in getattr(recipe.method, "refuses", ()):
+        if getattr(recipe, name) is not None:
+            allowed = f"null: the step of method {recipe.method.kind} has no place for it"
+            raise UserError(name, getattr(recipe, name).kind, allowed, f"{name}=null")
     _refuse_other_domains(recipe)
     if attack is None and recipe.checkpoint.metric == "robust" and recipe.evaluation.threat.epsilon == 0:
         raise UserError("checkpoint.metric", "robust", "clean: evaluation.threat.epsilon is 0")

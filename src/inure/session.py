@@ -20,6 +20,7 @@ from .guards import FiniteGuard
 from .interrupts import Interrupts
 from .ledger import Ledger, accuracies_text
 from .models import build
+from .models.adapters import settle
 from .recipe import Recipe
 from .run import Run
 from .snapshot import Progress, hash_of
@@ -60,6 +61,8 @@ class Session:
         training, validation = recipe.data.load_training(recipe.model.img_size)
         torch.manual_seed(seed)
         net = build(recipe.model, num_classes=training.num_classes, shape=training.shape)
+        if net.mixture is not None:  # before it is compiled
+            settle(net, training.batch(torch.arange(2)).cpu().float() / 255)
         net = engine.prepare(recipe.engine, net)
         model, optimizer = fabric.setup(net, recipe.optimizer.build(net))
         averager = recipe.averaging.build(local_module(model)) if recipe.averaging else None
@@ -68,7 +71,10 @@ class Session:
             training.to(fabric.device), batch_size=recipe.batch_size, seed=recipe.seed, augment=recipe.augment,
             num_workers=recipe.data.workers, **place,
         )  # fmt: skip
-        validator = Validator(validation.to(fabric.device), recipe.evaluation, **place)
+        validator = Validator(
+            validation.to(fabric.device), recipe.evaluation, clean=getattr(recipe.method, "clean", None),
+            robust=getattr(recipe.method, "robust", None), **place,
+        )  # fmt: skip
         session = cls(
             fabric, recipe, run, model, optimizer, averager, loader, validator,
             num_classes=training.num_classes, deadline=deadline, quiet=quiet,

@@ -1,6 +1,7 @@
-"""make_soup(): what ``inure soup`` does: sweep the mixes of a run's domains, choose some, write table and figure."""
+"""make_soup(): what ``inure soup`` does: sweep the mixes of a net or of several, choose some, write the results."""
 
-import io
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,30 +11,34 @@ from . import files
 from .averaging.soup import (
     GRID,
     Point,
+    Weights,
     affine_grid,
     choose,
-    choose_by_shots,
     describe_mix,
-    few_shot_curve,
     pareto_front,
 )
-from .console import Bars, markdown, percent, stderr, table, with_interval
+from .averaging.whole_nets import greedy_members, join
+from .checkpoints import tensor_bytes
+from .console import Bars
+from .data import ImageSet
 from .data import load as load_images
 from .errors import UserError, unknown_name
 from .evaluation import SUITES, weights_hash, wilson
 from .evaluation.examples import Examples
 from .evaluation.sweep import Sweep, sweep
-from .load import load
+from .load import in_mode, load
+from .models import Classifier
 from .run import Run
+from .soup_output import show_soup, write_soup
+from .soup_shifts import SHOTS, adapt_to_set, adapt_to_shifts, find_shifts
 from .target import device_of
-from .threat import describe_threat, parse_threat
+from .threat import Geometry, describe_threat, parse_threat
 
 ALWAYS = ("robust", "clean", "mean", "knee")
-_SIZES = (10, 30, 100, 300, 500)
 
 
 def make_soup(
-    target: str | Path,
+    targets: str | Path | Sequence[str | Path],
     *,
     grid: str = GRID,
     suite: str = "pgd20",
@@ -42,65 +47,127 @@ def make_soup(
     threat: str | None = None,
     rule: str | None = None,
     few_shot: int | None = None,
+    shifts: Sequence[str] = (),
+    against: str | None = None,
     out: Path | None = None,
     batch_size: int = 256,
     seed: int = 0,
     device: str = "auto",
     quiet: bool = False,
 ) -> tuple[Path, dict[str, Any]]:
-    """Sweep the soups of a run; see ``inure soup --help`` for the arguments.
+    """Sweep the soups of a run, or of several; see ``inure soup --help`` for the arguments.
 
     Returns:
         The folder of the results, and what ``soup.json`` holds.
 
     Raises:
-        UserError: If the run has no domains, or a setting does not fit.
+        UserError: If there is nothing to mix, or a setting does not fit.
     """
-    run = Run.open(Path(target), "RUN")
-    recipe = run.recipe()
+    paths = [Path(targets)] if isinstance(targets, str | Path) else [Path(target) for target in targets]
+    runs = [Run.open(path, "RUN") for path in paths]
+    recipe = runs[0].recipe()
     if suite not in SUITES:
         raise unknown_name("--suite", suite, SUITES)
+    if against is not None and not shifts:
+        raise UserError("--against", against, "a run, together with --shift", "--shift SPEC")
     geometry = parse_threat(threat) if threat else recipe.evaluation.threat
-    classifier = load(target)
-    if not classifier.domains:
-        raise UserError("RUN", str(target), "a run whose net has domains", "model.adapters=cls_token in training")
+    classifier = _classifier(runs)
     mixes = affine_grid(classifier.domains, grid)
-    img_size = recipe.model.img_size
-    if data is not None:
-        images = load_images(data, "test", img_size=img_size, setting="--data")
-    else:
-        images = recipe.data.load_training(img_size)[1]
-    images = images.head(examples) if examples is not None else images
-    if few_shot is not None and not 1 <= few_shot < len(images):
+    images = _images(runs, data, examples)
+    if few_shot is not None and not shifts and not 1 <= few_shot < len(images):
         raise UserError("--few-shot", few_shot, f"1 to {len(images) - 1}: some of {len(images)} images must be left")
-    folder = out or run.path / "soups" / (f"{suite}-{_slug(data)}" if data else suite)
-    folder.mkdir(parents=True, exist_ok=True)
+    found_shifts = find_shifts(shifts, recipe.model.img_size, examples, few_shot or SHOTS)
+    folder = out or runs[0].path / "soups" / _name(suite, data, len(runs))
+    files.make_folder(folder)
+    place = device_of(device)
     with Bars(quiet=quiet) as bars:
-        found = sweep(
-            classifier, Examples.of(images, None), mixes, SUITES[suite](geometry), threat=geometry, seed=seed,
-            batch_size=batch_size, device=device_of(device), advance=bars.attack,
-        )  # fmt: skip
-    points = points_of(found)
-    rules = [*ALWAYS, *([rule] if rule and rule not in ALWAYS else [])]
-    chosen = {name: choose(points, name) for name in rules}
-    protocol = {
-        "suite": suite, "threat": describe_threat(geometry), "grid": grid, "seed": seed, "examples": len(images),
-        "data": images.name if data else f"{images.name} (validation split)", "data_hash": images.hash,
-        "weights_hash": weights_hash(classifier), "precision": "float32",
-        "note": "adversarial images of neighbouring soups are tried before an attack",
-    }  # fmt: skip
+        bench = Bench(classifier, images, geometry, suite, seed, batch_size, place, bars)
+        found = bench.sweep(mixes)
+        points = points_of(found)
+        rules = [*ALWAYS, *([rule] if rule and rule not in ALWAYS else [])]
+        chosen = {name: points[choose(points, name)].mix for name in rules}
+        if len(runs) > 1:
+            chosen |= {"uniform": _equal(classifier.domains), "greedy": bench.greedy()}
+        adapted = None
+        if few_shot and not shifts:
+            adapted = adapt_to_set(classifier, images, found, few_shot, seed=seed, batch_size=batch_size, device=place)
+        shifted = None
+        if found_shifts:
+            baseline = None if against is None else in_mode(load(against))
+            shifted = adapt_to_shifts(
+                classifier, found_shifts, mixes, few_shot or SHOTS, baseline=baseline, seed=seed,
+                batch_size=batch_size, device=place, bars=bars,
+            )  # fmt: skip
+    every = points + [bench.point(mix) for mix in chosen.values() if mix not in mixes]
     result = {
-        "soups": [_entry(point, len(images)) for point in points],
+        "soups": [_entry(point, len(images)) for point in every],
         "pareto": [describe_mix(points[i].mix) for i in pareto_front(points)],
-        "chosen": {name: describe_mix(points[i].mix) for name, i in chosen.items()},
-        "few_shot": _few_shot(found, few_shot, seed) if few_shot else None,
-        "forwards": found.forwards, "backwards": found.backwards, "borrowed": found.borrowed,
-        "seconds": found.seconds, "protocol": protocol,
+        "chosen": {name: describe_mix(mix) for name, mix in chosen.items()},
+        "few_shot": adapted, "shifts": shifted,
+        "forwards": bench.forwards, "backwards": bench.backwards, "borrowed": found.borrowed,
+        "seconds": found.seconds, "protocol": bench.protocol(grid, data, runs),
     }  # fmt: skip
-    _write(folder, result, points, chosen, classifier.domains)
+    write_soup(folder, result, points, classifier.domains)
+    if len(runs) > 1:
+        best = chosen[rule or "mean"]
+        state = in_mode(classifier, best).state_dict()
+        files.write_bytes(folder / "weights.safetensors", tensor_bytes(state, mode=json.dumps(best)))
     if not quiet:
-        _show(result, chosen, points, run.path, len(images))
+        show_soup(result, runs[0].path, rule or "mean", folder if len(runs) > 1 else None)
     return folder, result
+
+
+class Bench:
+    """Where mixes of one net are measured on one set of images."""
+
+    def __init__(
+        self, classifier: Classifier, images: ImageSet, threat: Geometry, suite: str, seed: int, batch_size: int,
+        device: torch.device, bars: Bars,
+    ) -> None:  # fmt: skip
+        self.classifier, self.images, self.threat, self.suite = classifier, images, threat, suite
+        self.seed, self.batch_size, self.device, self.bars = seed, batch_size, device, bars
+        self.forwards = self.backwards = 0
+        self._known: dict[str, Point] = {}
+
+    def sweep(self, mixes: Sequence[Weights]) -> Sweep:
+        """Clean and attacked."""
+        found = sweep(
+            self.classifier, Examples.of(self.images, None), mixes, SUITES[self.suite](self.threat),
+            threat=self.threat, seed=self.seed, batch_size=self.batch_size, device=self.device,
+            advance=self.bars.attack,
+        )  # fmt: skip
+        self.forwards += found.forwards
+        self.backwards += found.backwards
+        self._known |= {describe_mix(point.mix): point for point in points_of(found)}
+        return found
+
+    def point(self, mix: Weights) -> Point:
+        """A mix and its accuracies, measured once."""
+        name = describe_mix(mix)
+        if name not in self._known:
+            self.sweep([mix])
+        return self._known[name]
+
+    def greedy(self) -> Weights:
+        """The greedy soup of the domains: by robust accuracy, or by clean accuracy where nothing attacks."""
+        domains = self.classifier.domains
+
+        def score(members: Sequence[int]) -> float:
+            point = self.point(_equal([domains[i] for i in members], domains))
+            return point.robust if SUITES[self.suite](self.threat) else point.clean
+
+        return _equal([domains[i] for i in greedy_members(len(domains), score)], domains)
+
+    def protocol(self, grid: str, data: str | None, runs: Sequence[Run]) -> dict[str, Any]:
+        """What decides the numbers."""
+        images = self.images
+        return {
+            "suite": self.suite, "threat": describe_threat(self.threat), "grid": grid, "seed": self.seed,
+            "examples": len(images), "data": images.name if data else f"{images.name} (validation split)",
+            "data_hash": images.hash, "weights_hash": weights_hash(self.classifier), "precision": "float32",
+            "runs": [str(run.path) for run in runs],
+            "note": "adversarial images of neighbouring soups are tried before an attack",
+        }  # fmt: skip
 
 
 def points_of(found: Sweep) -> list[Point]:
@@ -109,23 +176,43 @@ def points_of(found: Sweep) -> list[Point]:
     return [Point(mix, clean, robust) for mix, clean, robust in zip(found.mixes, *rates, strict=True)]
 
 
-def _few_shot(found: Sweep, shots: int, seed: int) -> dict[str, Any]:
-    """The soup that a few labelled images choose, and its accuracy on the others."""
-    order = torch.randperm(found.clean.shape[1], generator=torch.Generator().manual_seed(seed))
-    place, rest = choose_by_shots(found.clean, found.mixes, order[:shots]), order[shots:]
-    right = int(found.clean[place, rest].sum())
-    ends = {
-        name: float(found.clean[g, rest].double().mean())
-        for g, mix in enumerate(found.mixes)
-        for name, weight in mix.items()
-        if weight == 1 and not any(w for n, w in mix.items() if n != name)
-    }
-    curve = few_shot_curve(found.clean, found.mixes, _SIZES, seed=seed)
-    return {
-        "shots": shots, "mix": describe_mix(found.mixes[place]), "accuracy": right / len(rest),
-        "interval95": wilson(right, len(rest)), "examples": len(rest), "domains_alone": ends,
-        "curve": [{"shots": k, "mean": mean, "deviation": deviation} for k, mean, deviation in curve],
-    }  # fmt: skip
+def _classifier(runs: Sequence[Run]) -> Classifier:
+    """A net with domains: a run's own, or one domain for each of several runs."""
+    if len(runs) > 1:
+        return join({name: load(run.path) for name, run in zip(_names(runs), runs, strict=True)})
+    classifier = load(runs[0].path)
+    if not classifier.domains:
+        allowed = "a run whose net has domains, or several runs with a common ancestor"
+        raise UserError("RUN", str(runs[0].path), allowed, "model.adapters=cls_token in training")
+    return classifier
+
+
+def _names(runs: Sequence[Run]) -> list[str]:
+    """Names of folders, with those above them where two are equal."""
+    for depth in range(1, 10):
+        parts = ["_".join(run.path.resolve().parts[-depth:]) for run in runs]
+        slugs = ["".join(c if c.isalnum() else "_" for c in part) for part in parts]
+        names = [slug if slug[0].isalpha() else f"run_{slug}" for slug in slugs]
+        if len({*names}) == len(names):
+            return names
+    raise UserError("RUN", str(runs[0].path), "runs that differ from each other")
+
+
+def _images(runs: Sequence[Run], data: str | None, examples: int | None) -> ImageSet:
+    recipe = runs[0].recipe()
+    img_size = recipe.model.img_size
+    if data is not None:
+        images = load_images(data, "test", img_size=img_size, setting="--data")
+    elif any(run.recipe().data != recipe.data for run in runs):
+        raise UserError("--data", "nothing", "images to choose by: these runs held out different ones", "--data SPEC")
+    else:
+        images = recipe.data.load_training(img_size)[1]
+    return images.head(examples) if examples is not None else images
+
+
+def _equal(members: Sequence[str], domains: Sequence[str] = ()) -> Weights:
+    """Equal weights of some domains."""
+    return {name: 1 / len(members) if name in members else 0.0 for name in domains or members}
 
 
 def _entry(point: Point, total: int) -> dict[str, Any]:
@@ -138,77 +225,6 @@ def _entry(point: Point, total: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-_HEADER = ["soup", "clean [95 %]", "robust [95 %]", "chosen as"]
-
-
-def _rows(result: dict[str, Any], chosen: dict[str, int]) -> list[list[str]]:
-    return [
-        [
-            entry["mix"],
-            with_interval(entry["clean_accuracy"], entry["interval95"]["clean"]),
-            with_interval(entry["robust_accuracy"], entry["interval95"]["robust"]),
-            ", ".join(name for name, place in chosen.items() if place == number),
-        ]
-        for number, entry in enumerate(result["soups"])
-    ]
-
-
-def _write(
-    folder: Path, result: dict[str, Any], points: list[Point], chosen: dict[str, int], domains: tuple[str, ...]
-) -> None:
-    files.write_text(folder / "table.md", markdown(_HEADER, _rows(result, chosen)))
-    files.write_bytes(folder / "figure.png", figure(points, domains, result["protocol"]))
-    files.write_json(folder / "soup.json", result)
-
-
-def _show(result: dict[str, Any], chosen: dict[str, int], points: list[Point], run: Path, total: int) -> None:
-    console = stderr()
-    protocol = result["protocol"]
-    title = f"{total} images of {protocol['data']}, {protocol['suite']} under {protocol['threat']}"
-    rows = _rows(result, chosen)
-    console.print(table(title, _HEADER, rows if len(rows) <= 40 else [rows[i] for i in sorted({*chosen.values()})]))
-    shots = result["few_shot"]
-    if shots:
-        low, high = shots["interval95"]
-        ends = ", ".join(f"{name} {percent(value)}" for name, value in shots["domains_alone"].items())
-        console.print(
-            f"chosen by {shots['shots']} labelled images: {shots['mix']}, {percent(shots['accuracy'])} "
-            f"[{100 * low:.1f}, {100 * high:.1f}] on the other {shots['examples']} ({ends})",
-            markup=False, soft_wrap=True,
-        )  # fmt: skip
-    best = points[chosen["mean"]]
-    console.print(f"inure evaluate {run} --mode {describe_mix(best.mix)}", markup=False, soft_wrap=True)
-
-
-def figure(points: list[Point], domains: tuple[str, ...], protocol: dict[str, Any]) -> bytes:
-    """Two domains: both accuracies along the dial. More: one against the other, with the front."""
-    from matplotlib.figure import Figure
-
-    drawing = Figure(figsize=(7, 4), layout="constrained")
-    axes = drawing.subplots()
-    clean, robust = ([100 * getattr(p, name) for p in points] for name in ("clean", "robust"))
-    if len(domains) == 2:
-        weights = [p.mix[domains[1]] for p in points]
-        axes.axvspan(0, 1, color="0.94", zorder=0)
-        axes.plot(weights, clean, "o-", color="#4477aa", label="clean accuracy", markersize=4)
-        axes.plot(weights, robust, "o-", color="#cc6677", label="robust accuracy", markersize=4)
-        axes.set_xlabel(f"weight of {domains[1]} (grey: between {domains[0]} and {domains[1]}; beyond: extrapolated)")
-        axes.set_ylabel("accuracy, %")
-        axes.set_ylim(0, 102)
-        axes.legend(frameon=False, loc="lower center")
-    else:
-        front = pareto_front(points)
-        axes.plot(clean, robust, "o", color="0.7", markersize=3, label="soups")
-        axes.plot([clean[i] for i in front], [robust[i] for i in front], "o-", color="#cc6677", label="Pareto front")
-        axes.set_xlabel("clean accuracy, %")
-        axes.set_ylabel("robust accuracy, %")
-        axes.legend(frameon=False)
-    axes.set_title(f"{protocol['suite']} under {protocol['threat']}, {protocol['examples']} images", fontsize=10)
-    axes.spines[["top", "right"]].set_visible(False)
-    buffer = io.BytesIO()
-    drawing.savefig(buffer, format="png", dpi=150)
-    return buffer.getvalue()
-
-
-def _slug(text: str) -> str:
-    return "".join(c if c.isalnum() else "_" for c in text).strip("_")[-60:]
+def _name(suite: str, data: str | None, runs: int) -> str:
+    slug = "" if data is None else "-" + "".join(c if c.isalnum() else "_" for c in data).strip("_")[-60:]
+    return suite + slug + (f"-of-{runs}-runs" if runs > 1 else "")

@@ -48,14 +48,14 @@ def evaluate_target(
         UserError: If something that a function needs is missing (threat, data, out), or does not fit.
     """
     run = None if ".py:" in target else Run.open(Path(target), "TARGET")
-    geometry = _threat(run, threat)
+    geometry = find_threat(run, threat)
     classifier = load(target, weights)
     usual = usual_mode(classifier)
     mode = mode or usual
     mix = parse_mode(mode)
     refuse_mode(classifier, mix)
     suite = suite or (run.recipe().evaluation.suite if run else "quick")
-    images = _images(run, classifier, data)
+    images = find_images(run, classifier, data)
     if examples is not None:
         images = images.head(examples)
     name = suite if mode == usual else f"{suite}-{mode}"
@@ -147,7 +147,8 @@ def _start(device: str, devices: int) -> Any:
         raise error.at("--devices" if "devices" in error.setting else "--device") from None
 
 
-def _threat(run: Run | None, text: str | None) -> Geometry:
+def find_threat(run: Run | None, text: str | None) -> Geometry:
+    """``--threat``, or the recipe's."""
     if text is not None:
         return parse_threat(text)
     if run is None:
@@ -155,7 +156,8 @@ def _threat(run: Run | None, text: str | None) -> Geometry:
     return run.recipe().evaluation.threat
 
 
-def _images(run: Run | None, classifier: Classifier, data: str | None) -> ImageSet:
+def find_images(run: Run | None, classifier: Classifier, data: str | None) -> ImageSet:
+    """``--data``, or the run's test images."""
     size = run.recipe().model.img_size if run else None
     if data is not None:
         images = load_images(data, "test", img_size=size, setting="--data")

@@ -20,8 +20,7 @@ _BATCH = 256
 class Validator:
     """Clean accuracy of the whole split, PGD accuracy of its first images, FGSM accuracy of a fixed probe.
 
-    A net with the domains ``clean`` and ``robust`` is measured in each: clean accuracy in the clean mode, the others
-    in the robust one.
+    A net with domains is measured in two of them: clean accuracy in the clean one, the others in the robust one.
 
     The attacks are the same function of the image at every epoch (counter-based noise), so that differences
     between epochs are differences between nets. In several processes each takes its share.
@@ -32,6 +31,8 @@ class Validator:
         device: Where to compute.
         rank: Of this process.
         world_size: Number of processes.
+        clean: Domain of the method's clean images, None if it has no domains.
+        robust: Domain of its attacked images.
     """
 
     def __init__(
@@ -41,7 +42,11 @@ class Validator:
         device: torch.device,
         rank: int = 0,
         world_size: int = 1,
+        *,
+        clean: str | None = None,
+        robust: str | None = None,
     ) -> None:
+        self._domains = clean, robust
         self._images, self._device = images, device
         # A fixed shuffle, or "the first" would mean the first classes of a sorted folder
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
@@ -53,7 +58,7 @@ class Validator:
 
     def counts(self, model: nn.Module) -> dict[str, Tensor]:
         """Sums to be added over processes and divided: right answers, losses, examples."""
-        clean, robust = in_domain(model, "clean"), in_domain(model, "robust")
+        clean, robust = (in_domain(model, name) for name in self._domains)
         with attack_mode(model, "eval"), frozen(model):
             right, loss = self._measure(clean, self._rows, None)
             probe_pgd, _ = self._measure(robust, self._probe, self._pgd)

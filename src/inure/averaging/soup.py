@@ -6,12 +6,9 @@ A mix gives each domain a weight; the weights sum to 1 and may leave [0, 1]. Gri
 
 import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 from typing import NamedTuple
-
-import torch
-from torch import Tensor
 
 from ..errors import UserError
 
@@ -89,7 +86,7 @@ def choose(points: Sequence[Point], rule: str) -> int:
     Raises:
         UserError: For a rule that does not exist or that no soup fulfils.
     """
-    bound = re.fullmatch(r"clean>=([0-9.]+)", rule.replace(" ", ""))
+    bound = re.fullmatch(r"clean>=(\d+(?:\.\d*)?|\.\d+)", rule.replace(" ", ""))
     places = list(range(len(points)))
     if rule == "knee":
         return _knee(points)
@@ -101,99 +98,12 @@ def choose(points: Sequence[Point], rule: str) -> int:
     keys = {
         "robust": lambda p: (p.robust, p.clean),
         "clean": lambda p: (p.clean, p.robust),
-        "mean": lambda p: (p.clean + p.robust, p.robust),
+        "mean": lambda p: (round(p.clean + p.robust, 9), p.robust),  # ties are ties whatever the sums round to
     }
     if not bound and rule not in keys:
         raise UserError("--choose", rule, RULES)
     key = keys["robust" if bound else rule]
-    return max(places, key=lambda i: (*key(points[i]), -_unevenness(points[i].mix), -i))
-
-
-def choose_by_shots(right: Tensor, mixes: Sequence[Weights], shots: Tensor) -> int:
-    """The mix with the most right answers on a few labelled images; ties as in ``choose``.
-
-    Args:
-        right: (G, N) bool, whether mix g is right on image n.
-        mixes: G mixes.
-        shots: (k,) which images are labelled.
-    """
-    counts = right[:, shots].sum(1).tolist()
-    return max(range(len(mixes)), key=lambda g: (counts[g], -_unevenness(mixes[g]), -g))
-
-
-def few_shot_curve(
-    right: Tensor, mixes: Sequence[Weights], sizes: Sequence[int], *, trials: int = 50, seed: int = 0
-) -> list[tuple[int, float, float]]:
-    """(k, mean, standard deviation) of the accuracy on the other images of the mix chosen by k labelled ones.
-
-    The protocol of Croce et al. (2023, section 3.4) with images drawn anew in each trial. Sizes that leave no image
-    to measure on are left out.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    rows = []
-    for size in sizes:
-        if size >= right.shape[1]:
-            continue
-        found = []
-        for _ in range(trials):
-            order = torch.randperm(right.shape[1], generator=generator)
-            chosen = choose_by_shots(right, mixes, order[:size])
-            found.append(right[chosen, order[size:]].double().mean())
-        values = torch.stack(found)
-        rows.append((size, float(values.mean()), float(values.std())))
-    return rows
-
-
-def uniform_soup(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The mean of the weights of nets with a common ancestor (Wortsman et al., 2022, arXiv:2203.05482).
-
-    Counters (integers) are those of the first net.
-    """
-    return weighted_soup(states, [1 / len(states)] * len(states))
-
-
-def weighted_soup(states: Sequence[dict[str, Tensor]], weights: Sequence[float]) -> dict[str, Tensor]:
-    """sum_i w_i state_i; the weights sum to 1 (Croce et al., 2023, equation 3).
-
-    Raises:
-        UserError: If the states differ in names or shapes, or the weights do not sum to 1.
-    """
-    if abs(sum(weights) - 1) > 1e-6 or len(weights) != len(states):
-        raise UserError("weights", list(weights), f"{len(states)} numbers whose sum is 1")
-    shapes = [{name: tuple(t.shape) for name, t in state.items()} for state in states]
-    if any(shape != shapes[0] for shape in shapes):
-        raise UserError("states", "nets of different parameters", "nets of one architecture")
-    soup = {}
-    for name, first in states[0].items():
-        if first.is_floating_point():
-            total = sum(w * s[name].double() for w, s in zip(weights, states, strict=True))
-            assert isinstance(total, Tensor)
-            soup[name] = total.to(first.dtype)
-        else:
-            soup[name] = first.clone()
-    return soup
-
-
-def greedy_soup(
-    states: Sequence[dict[str, Tensor]], score: Callable[[dict[str, Tensor]], float]
-) -> tuple[dict[str, Tensor], list[int]]:
-    """Add a net to the running mean if the held-out score strictly improves (Wortsman et al., 2022, recipe 1).
-
-    Args:
-        states: Weights of nets with a common ancestor.
-        score: A state to its accuracy on held-out images, never the test set.
-
-    Returns:
-        The soup, and which nets are in it.
-    """
-    alone = [score(state) for state in states]
-    order = sorted(range(len(states)), key=lambda i: (-alone[i], i))
-    members, best = [order[0]], alone[order[0]]
-    for i in order[1:]:
-        value = score(uniform_soup([states[j] for j in (*members, i)]))
-        if value > best:
-            members, best = [*members, i], value
-    return uniform_soup([states[j] for j in members]), members
+    return max(places, key=lambda i: (*key(points[i]), -unevenness(points[i].mix), -i))
 
 
 def _knee(points: Sequence[Point]) -> int:
@@ -204,8 +114,9 @@ def _knee(points: Sequence[Point]) -> int:
     def above(i: int) -> float:
         return run * (points[i].robust - first.robust) - rise * (points[i].clean - first.clean)
 
-    return max(front, key=lambda i: (above(i), -_unevenness(points[i].mix), -i))
+    return max(front, key=lambda i: (above(i), -unevenness(points[i].mix), -i))
 
 
-def _unevenness(mix: Weights) -> float:
+def unevenness(mix: Weights) -> float:
+    """How far a mix is from equal weights; what decides between ties."""
     return round(sum((weight - 1 / len(mix)) ** 2 for weight in mix.values()), 9)

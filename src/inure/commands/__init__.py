@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import NonFinite, Stop, UserError, unknown_name
-from . import compare, evaluate, export, listing, predict, report, soup, study, train
+from . import analyze, compare, evaluate, export, listing, predict, report, reproduce, soup, study, train
 
 _USAGE: type[Exception] = typer.BadParameter.__mro__[1]  # type: ignore[assignment]
 """click's UsageError, wherever this version of typer keeps it."""
@@ -45,6 +45,8 @@ app.command("predict")(predict.predict)
 app.command("compare")(compare.compare)
 app.command("soup")(soup.soup)
 app.command("study")(study.study)
+app.command("analyze")(analyze.analyze)
+app.command("reproduce")(reproduce.reproduce)
 app.command("report")(report.report)
 app.command("export")(export.export)
 app.command("list")(listing.list_items)

@@ -6,20 +6,21 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import unknown_name
+from ..errors import UserError, unknown_name
 
 
 def list_items(
     what: Annotated[
         str,
         typer.Argument(
-            metavar="WHAT", help="models, attacks, methods, adapters, optimizers, joints, suites, recipes..."
+            metavar="WHAT",
+            help="models, attacks, methods, adapters, optimizers, joints, suites, recipes, corruptions...",
         ),
     ],
 ) -> None:
     """List what exists: one line each on stdout, name, tab, text."""
     if what not in _LISTS:
-        raise unknown_name("WHAT", what, _LISTS)
+        raise UserError("WHAT", what, " | ".join(_LISTS), unknown_name("WHAT", what, _LISTS).remedy)
     for name, text in _LISTS[what]():
         print(f"{name}\t{text}")
 
@@ -80,6 +81,30 @@ def _studies() -> Iterable[tuple[str, str]]:
     return shipped_names("studies")
 
 
+def _analyses() -> Iterable[tuple[str, str]]:
+    from ..analyses import ANALYSES
+
+    return _kinds(ANALYSES)
+
+
+def _shifts() -> Iterable[tuple[str, str]]:
+    from ..data.shifts import SHIFTS
+
+    return SHIFTS.items()
+
+
+def _corruptions() -> Iterable[tuple[str, str]]:
+    from ..data.corruptions import CORRUPTIONS
+
+    return ((name, (function.__doc__ or "").splitlines()[0]) for name, function in CORRUPTIONS.items())
+
+
+def _claims() -> Iterable[tuple[str, str]]:
+    from ..claims import CLAIMS
+
+    return ((name, claim.statement) for name, claim in CLAIMS.items())
+
+
 def _nothing() -> Iterable[tuple[str, str]]:
     return ()
 
@@ -100,7 +125,9 @@ _LISTS: dict[str, Callable[[], Iterable[tuple[str, str]]]] = {
     "joints": _joints,
     "suites": _suites,
     "recipes": _recipes,
-    "analyses": _nothing,
-    "claims": _nothing,
+    "corruptions": _corruptions,
+    "shifts": _shifts,
+    "analyses": _analyses,
+    "claims": _claims,
     "studies": _studies,
 }

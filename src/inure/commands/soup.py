@@ -9,7 +9,13 @@ from ..errors import UserError
 
 
 def soup(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run whose net has domains (model.adapters).")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...",
+            help="A run whose net has domains (model.adapters), or several runs fine-tuned from one net.",
+        ),
+    ],
     grid: Annotated[
         str, typer.Option(metavar="LOW:HIGH:STEP", help="Weights of each domain; beyond [0, 1] extrapolates.")
     ] = "-0.4:1.4:0.1",
@@ -24,7 +30,17 @@ def soup(
         str | None, typer.Option(metavar="RULE", help="robust, clean, mean, knee, or clean>=0.8 (the most robust).")
     ] = None,
     few_shot: Annotated[
-        int | None, typer.Option(metavar="N", help="Let N labelled images of --data choose; measured on the others.")
+        int | None,
+        typer.Option(metavar="N", help="Let N images of --data, or of each --shift, choose; measured on the others."),
+    ] = None,
+    shift: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SPEC", help="Also choose for this shifted set; again for more; 'SPEC@*': all corruptions."
+        ),
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Another net to measure on the sets of --shift.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the results. Default: RUN/soups/SUITE.")] = None,
     batch_size: Annotated[int, typer.Option(help="Pairs of soup and image sent through at once.")] = 256,
@@ -34,8 +50,10 @@ def soup(
 ) -> None:
     """Measure every mix of a net's domains, clean and attacked at that very mix, and choose.
 
-    Writes soup.json, table.md and figure.png; the last line of stdout is their folder. Then
-    inure evaluate RUN --mode clean=0.3,robust=0.7 measures one soup on the test images.
+    Writes soup.json, table.md and figure.png (shifts.md and shifts.png with --shift); the last line of stdout is
+    their folder. Then inure evaluate RUN --mode clean=0.3,robust=0.7 measures one soup on the test images. Of several
+    runs the mixes are of whole nets, uniform and greedy soups are measured too, and weights.safetensors is the mix
+    that --choose (else mean) names.
     """
     from ..soup import make_soup
 
@@ -44,7 +62,7 @@ def soup(
     if batch_size < 1:
         raise UserError("--batch-size", batch_size, "a whole number >= 1")
     folder, _ = make_soup(
-        run, grid=grid, suite=suite, data=data, examples=examples, threat=threat, rule=choose, few_shot=few_shot,
-        out=out, batch_size=batch_size, seed=seed, device=device, quiet=quiet,
+        runs, grid=grid, suite=suite, data=data, examples=examples, threat=threat, rule=choose, few_shot=few_shot,
+        shifts=shift or [], against=against, out=out, batch_size=batch_size, seed=seed, device=device, quiet=quiet,
     )  # fmt: skip
     print(folder)

@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -35,6 +35,7 @@ from .summary import outcomes, standing, summarize
 from .verdicts import Metered
 
 _PICTURES = 16
+Net = TypeVar("Net", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ def evaluate(
     Args:
         model: Images (B, C, H, W) in [0, 1] to logits (B, K), normalisation inside. Evaluated in eval mode and
             float32; left as it was found.
-        images: (N, C, H, W) float in [0, 1], a tensor or array, or an ``ImageSet``.
+        images: (N, C, H, W) float in [0, 1], a tensor or array, or an ``ImageSet``, whose readout the model is
+            asked through.
         labels: (N,) classes, beside a tensor of images.
         suite: A name of ``inure list suites``.
         threat: What the adversary may do: ``Linf(epsilon=8 / 255)`` or ``"linf:8/255"``.
@@ -112,6 +114,8 @@ def evaluate(
     threat = _geometry(threat)
     examples = Examples.of(images, labels, index)
     place = torch.device(device) if device is not None else _device_of(model)
+    if isinstance(images, ImageSet):
+        model = _asked_as(model, images)
     if isinstance(model, Classifier) and model.domains:
         model, applied = fold(model, mode), None
     else:
@@ -193,7 +197,20 @@ def _geometry(threat: Geometry | str) -> Geometry:
     return threat
 
 
-def in_float32(model: nn.Module, device: torch.device) -> nn.Module:
+def _asked_as(model: nn.Module, images: ImageSet) -> nn.Module:
+    """``model``, its outputs read as the classes of ``images``."""
+    if images.accepted is not None:
+        allowed = "a set with one right label for each image, since verdicts are by label"
+        raise UserError("--data", f"{images.name}, which has several", allowed)
+    if images.readout is None:
+        return model
+    try:
+        return (model if isinstance(model, Classifier) else Classifier(model)).read_as(images.readout)
+    except UserError as error:
+        raise error.at("--data") from None
+
+
+def in_float32(model: Net, device: torch.device) -> Net:
     """``model`` itself if it is in float32 on ``device``, else a copy that is."""
     tensors = [*model.parameters(), *model.buffers()]
     wanted = all(t.device == device and (not t.is_floating_point() or t.dtype == torch.float32) for t in tensors)
@@ -243,6 +260,7 @@ def _protocol(
 ) -> dict[str, Any]:
     from importlib import metadata
 
+    readout = model.readout if isinstance(model, Classifier) else None
     return {
         "suite": suite,
         "threat": config.dump(threat),
@@ -251,6 +269,8 @@ def _protocol(
         "net_mode": "eval",
         "mode": mode,
         "seed": seed,
+        # Absent where there is none, so that evaluations from before there were any can be resumed.
+        **({"readout": {"name": readout.name, "kind": readout.kind}} if readout is not None else {}),
         "examples": len(examples),
         "data_hash": examples.data_hash,
         "index_hash": hashlib.sha256(examples.index.numpy().tobytes()).hexdigest(),

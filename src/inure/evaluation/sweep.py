@@ -7,11 +7,12 @@ break may stand against the attack alone, so a robust accuracy here can be a lit
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..models import Classifier
 from ..models.modes import attack_mode
@@ -20,7 +21,7 @@ from ..types import Images
 from .examples import Examples
 from .run import in_float32
 from .suites import Member
-from .verdicts import PADDING, Metered, judge, pad
+from .verdicts import PADDING, Metered, Verdicts, judge, pad
 
 _NEIGHBOURS = 2
 
@@ -34,6 +35,8 @@ class Sweep:
     """(G, N) bool: right on the clean image."""
     robust: Tensor
     """(G, N) bool: right, and standing to the end."""
+    entropy: Tensor
+    """(G, N) entropy of the prediction for the clean image, in nats."""
     forwards: int = 0
     backwards: int = 0
     seconds: float = 0.0
@@ -74,7 +77,7 @@ def sweep(
     rows = [[mix.get(name, 0.0) for name in classifier.domains] for mix in mixes]
     weights = torch.tensor(rows, dtype=torch.float32)
     nothing = torch.zeros(len(mixes), len(examples), dtype=torch.bool)
-    found = Sweep(list(mixes), nothing, nothing.clone())
+    found = Sweep(list(mixes), nothing, nothing.clone(), nothing.float())
     pairs = _Pairs(net, examples, weights.to(place), found, threat, seed, batch_size, place)
     with attack_mode(net, "eval"):
         every = torch.cartesian_prod(torch.arange(len(mixes)), torch.arange(len(examples)))
@@ -96,7 +99,7 @@ def sweep(
 class _Pairs:
     """Sends (mix, image) pairs through the net and writes down what happens to them."""
 
-    net: nn.Module
+    net: Any
     examples: Examples
     weights: Tensor
     found: Sweep
@@ -108,15 +111,17 @@ class _Pairs:
     def judge(self, pairs: Tensor, member: Member | None, advance: Callable[[str, int, int, int], None]) -> None:
         """Judge (P, 2) pairs of a mix and an image."""
         name = member.name if member else "clean"
-        for number, chunk in enumerate(pairs.split(self.batch_size)):
+        done = 0
+        for chunk in self._chunks(pairs):
             x = self.examples.images(chunk[:, 1], self.device)
-            right, x_adv = self._verdicts(chunk, x, member)
+            verdicts, right = self._verdicts(chunk, x, member)
             if member is None:
                 self.found.clean[chunk[:, 0], chunk[:, 1]] = right
+                self.found.entropy[chunk[:, 0], chunk[:, 1]] = verdicts.entropy
             else:
-                self._strike(chunk[~right], x_adv[~right])
-            done = min((number + 1) * self.batch_size, len(pairs))
-            advance(name, done, len(pairs), int(self.found.robust.sum()))
+                self._strike(chunk[~right], verdicts.x_adv[~right])
+            done += len(chunk)
+            advance(name, done, len(pairs), int((self.found.robust if member else self.found.clean).sum()))
 
     def borrow(self, wave: Sequence[int], done: Sequence[int]) -> None:
         """Try what broke the nearest mixes that are done."""
@@ -132,20 +137,29 @@ class _Pairs:
             chosen = rows[start : start + self.batch_size]
             chunk = torch.tensor([[mix, row] for row in chosen])
             x_adv = torch.stack([self.found.broken[near, row] for row in chosen])
-            right, _ = self._verdicts(chunk, x_adv.to(self.device), None)
+            _, right = self._verdicts(chunk, x_adv.to(self.device), None)
             self.found.borrowed += int((~right).sum())
             self._strike(chunk[~right], x_adv[~right])
 
-    def _verdicts(self, chunk: Tensor, x: Images, member: Member | None) -> tuple[Tensor, Images]:
+    def _chunks(self, pairs: Tensor) -> Iterator[Tensor]:
+        """At most ``batch_size`` pairs; of one mix where a mix per image would send them through one by one."""
+        groups = [pairs]
+        if self.net.mixture.slow_rows:
+            groups = [pairs[pairs[:, 0] == mix] for mix in pairs[:, 0].unique().tolist()]
+        for group in groups:
+            yield from group.split(self.batch_size)
+
+    def _verdicts(self, chunk: Tensor, x: Images, member: Member | None) -> tuple[Verdicts, Tensor]:
         mixes, rows = chunk[:, 0], chunk[:, 1]
         # Padded as judge pads the images
-        model = Metered(self.net, pad(self.weights[mixes.to(self.device)], PADDING))
+        mode = pad(self.weights[mixes.to(self.device)], PADDING)
+        model = Metered(self.net, mode[0] if self.net.mixture.slow_rows else mode)
         labels, index = self.examples.labels[rows], self.examples.index[rows]
         y = labels.to(self.device)
         verdicts = judge(model, x, y, index.to(self.device), member, threat=self.threat, seed=self.seed)
         self.found.forwards += verdicts.forwards
         self.found.backwards += verdicts.backwards
-        return verdicts.prediction == labels, verdicts.x_adv
+        return verdicts, self.examples.right(rows, verdicts.prediction)
 
     def _strike(self, chunk: Tensor, x_adv: Images) -> None:
         self.found.robust[chunk[:, 0], chunk[:, 1]] = False

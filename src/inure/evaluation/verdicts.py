@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..losses import entropy_of
 from ..noise import CounterNoise
 from ..threat import Geometry
 from ..types import Images
@@ -65,6 +66,8 @@ class Verdicts:
     """(B,) int64; -1 where a logit was not finite, which counts as wrong."""
     confidence: Tensor
     """(B,) probability of the predicted class; 0 where a logit was not finite."""
+    entropy: Tensor
+    """(B,) of the prediction, in nats; infinite where a logit was not finite."""
     distance: Tensor
     """(B,) float64, in the norm of the threat."""
     forwards: int
@@ -113,6 +116,7 @@ def judge(
     # Not the argmax of the probabilities: where they round to the same number the logits still differ
     finite, prediction = logits.isfinite().all(1), logits.argmax(1)
     confidence = logits.softmax(1).gather(1, prediction[:, None]).squeeze(1)
+    entropy = entropy_of(logits)
     # On the CPU: some devices have no float64
     x_adv, x = x_adv[:size].detach().cpu(), x.cpu()
     distance = threat.distance(x_adv.double(), x.double())
@@ -121,6 +125,7 @@ def judge(
         x_adv,
         torch.where(finite, prediction, -1)[:size].cpu(),
         torch.where(finite, confidence, 0.0)[:size].cpu(),
+        torch.where(finite, entropy, torch.inf)[:size].cpu(),
         distance,
         # padding is our own doing: it is not counted
         round((model.forwards - forwards) * size / len(padded)),

@@ -53,7 +53,12 @@ class CoTraining(Settings):
         names = [self.clean, self.robust, *self.adversaries]
         if len({*names}) != len(names):
             raise UserError("robust", names, "domains that differ from each other")
+        if self.climbs == "prediction" and self.target == "random":
+            raise UserError("climbs", "prediction", "criterion with target=random, which descends to a label")
         for attack in (self.attack, *self.adversaries.values()):
+            if self.target == "random" and (getattr(attack, "keep", "last") == "worst" or _restarts(attack) > 1):
+                allowed = "last, and one restart: what does not reach its target would count as the worst"
+                raise UserError("attack.keep", getattr(attack, "keep", "last"), allowed, "method.attack.keep=last")
             if self.climbs == "prediction" and attack.start == "zero":
                 allowed = "uniform | gaussian | sphere: at x itself this divergence has no gradient"
                 raise UserError("attack.start", "zero", allowed, "climbs=criterion")
@@ -122,3 +127,7 @@ class CoTraining(Settings):
         if theirs and not {*self.domains} <= {*theirs}:
             listed = " | ".join(theirs)
             raise UserError("method", f"domains {' | '.join(self.domains)}", f"those of model.adapters: {listed}")
+
+
+def _restarts(attack: Any) -> int:
+    return getattr(attack, "restarts", 1)

@@ -101,15 +101,12 @@ def adapter_state(model: Classifier) -> dict[str, Tensor]:
 
 
 def in_domain(model: nn.Module, mix: Mix | None) -> nn.Module:
-    """``model`` as a net of images alone, under ``mix``; itself if it has no such domain to choose.
+    """``model`` as a net of images alone, under ``mix``; itself if it has no domains to choose from.
 
-    Meant for attacks and validation, which know nothing of domains. A name that the net does not have, and any
-    mix of a net without domains, leave the net as it is.
+    Meant for attacks and validation, which know nothing of domains. None, and any mix of a net without domains, leave
+    the net as it is.
     """
-    domains = getattr(model, "domains", ())
-    if mix is None or not domains or (isinstance(mix, str) and mix not in domains):
-        return model
-    return _InDomain(model, mix)
+    return _InDomain(model, mix) if mix is not None and getattr(model, "domains", ()) else model
 
 
 class _InDomain(nn.Module):

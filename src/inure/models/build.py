@@ -1,11 +1,12 @@
 """``Model``, the part of a recipe that says which net, and ``build``, which makes it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from ..config import Real, Settings, Whole
 from ..errors import UserError
@@ -72,10 +73,13 @@ def build(model: Model, *, num_classes: int, shape: tuple[int, int, int], with_w
         net = _named_net(model, num_classes, channels, size, data_size=shape[1:], fetch=with_weights)
         mean, std = _normalisation(model, net, channels)
         classifier = Classifier(net, num_classes=num_classes, img_size=size, in_channels=channels, mean=mean, std=std)
-    if with_weights and model.weights is not None:
-        _start_from(classifier, model)
+    state = _read_start(model) if with_weights and model.weights is not None else None
+    if state is not None and not _holds_domains(state):
+        _start_from(classifier, model, state)
     if model.adapters is not None:
         classifier.mixture = attach(classifier.net, model.adapters)
+    if state is not None and _holds_domains(state):
+        _start_from(classifier, model, state)
     return classifier
 
 
@@ -165,14 +169,30 @@ def _per_channel(name: str, given: list[float] | None, channels: int) -> list[fl
     return given if len(given) == channels else given * channels
 
 
-def _start_from(classifier: Classifier, model: Model) -> None:
-    """Load ``model.weights``, whose normalisation counts unless the recipe asks for another."""
+def _read_start(model: Model) -> dict[str, Tensor]:
+    try:
+        return read_weights(_weights_file(model))
+    except UserError as error:
+        raise error.at("model.weights") from None
+
+
+def _weights_file(model: Model) -> Path:
     assert model.weights is not None
     path = Path(model.weights).expanduser()
-    file = path / "weights.safetensors" if path.is_dir() else path
+    return path / "weights.safetensors" if path.is_dir() else path
+
+
+def _holds_domains(state: Mapping[str, Tensor]) -> bool:
+    """Whether the weights are those of a net with parameters per domain."""
+    return any(name.endswith((".original", ".means", ".gate", ".up")) for name in state)
+
+
+def _start_from(classifier: Classifier, model: Model, state: dict[str, Tensor]) -> None:
+    """Load ``model.weights``, whose normalisation counts unless the recipe asks for another."""
+    file = _weights_file(model)
     asked = {name: getattr(classifier, name).clone() for name in ("mean", "std") if getattr(model, name) is not None}
     try:
-        load_weights(classifier, read_weights(file), str(file))
+        load_weights(classifier, state, str(file))
     except UserError as error:
         raise error.at("model.weights") from None
     for name, value in asked.items():

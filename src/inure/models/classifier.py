@@ -1,7 +1,8 @@
 """The one model type of the library: images in [0, 1] to logits, normalised inside."""
 
+import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..errors import UserError
 from ..types import Images, Logits
 from .adapters.mixture import Choice, Mix, Mixture
+from .adapters.settle import settle
+
+if TYPE_CHECKING:
+    from ..data.readout import Readout
 
 
 class Classifier(nn.Module):
@@ -31,6 +36,8 @@ class Classifier(nn.Module):
 
     mixture: Mixture | None = None
     """The domains and the mix in use of an adapted net; ``adapt`` and ``build`` set it."""
+    readout: "Readout | None" = None
+    """What the logits of the net pass through; ``read_as`` sets it."""
 
     mean: Tensor
     std: Tensor
@@ -57,6 +64,23 @@ class Classifier(nn.Module):
         """Names of the domains that have parameters of their own; an adapted net has at least two."""
         return self.mixture.domains if self.mixture is not None else ()
 
+    def read_as(self, readout: "Readout") -> "Classifier":
+        """This net with its logits passed through ``readout``: the same parameters, domains and mixes.
+
+        Its ``num_classes`` are those of the readout. A net that is read so already is returned as it is.
+
+        Raises:
+            UserError: If the readout is for another number of classes, or the net is read otherwise already.
+        """
+        if self.readout == readout:
+            return self
+        if self.readout is not None or self.num_classes not in (None, readout.classes):
+            given = f"{readout.name or 'a readout'}, for nets of {readout.classes} classes"
+            raise UserError("readout", given, f"a readout of {self.num_classes} classes, as this net has")
+        other = copy.copy(self)
+        other.readout, other.num_classes = readout, len(readout.groups)
+        return other
+
     def forward(self, x: Images, mix: Mix | None = None, features: bool = False) -> Logits | tuple[Logits, Tensor]:
         """Logits (B, K) in the type of ``x``, float32 also under autocast.
 
@@ -78,6 +102,9 @@ class Classifier(nn.Module):
         choice = self.mixture.parse(mix, len(x))
         if self.mixture.apart(choice):
             return self._apart(x, choice, features)
+        if not (self.mixture.settled or self.mixture.uniform(choice) or torch.compiler.is_compiling()):
+            settle(self, x)
+            return self(x, mix, features)
         with self.mixture.using(choice, len(x)):
             return self._run(x, features)
 
@@ -85,8 +112,8 @@ class Classifier(nn.Module):
         z = (x - self.mean) / self.std
         if features:
             logits, pooled = _logits_and_features(self.net, z)
-            return self._checked(logits).to(x.dtype), pooled.to(x.dtype)
-        return self._checked(self.net(z)).to(x.dtype)
+            return self._read(logits, x), pooled.to(x.dtype)
+        return self._read(self.net(z), x)
 
     def _apart(self, x: Images, choice: Choice, features: bool) -> Any:
         """For adapters that only know one mix for a whole forward: part by part, or each image by itself."""
@@ -103,6 +130,9 @@ class Classifier(nn.Module):
             with sdpa_kernel(SDPBackend.MATH):  # the fused kernels know no vmap
                 return torch.func.vmap(one, chunk_size=16, randomness="different")(choice.rows.to(x.dtype), x)
         assert choice.parts is not None
+        if self.training and any(isinstance(m, _BatchNorm) and m.running_mean is not None for m in self.modules()):
+            allowed = "a forward for each domain: these adapters send parts through apart, and BatchNorm sees them so"
+            raise UserError("mix", "parts of a batch in train mode", allowed, "method.statistics=separate")
         outputs = []
         for domain, piece in zip(choice.parts, x.chunk(len(choice.parts)), strict=True):
             with mixture.using(Choice(domain=domain), len(piece)):
@@ -122,11 +152,16 @@ class Classifier(nn.Module):
             expected = f"(B, {channels or 'C'}, {height}, {width})"
             raise UserError("images", str(tuple(x.shape)), expected, "model.img_size or other data")
 
+    def _read(self, logits: Logits, x: Images) -> Logits:
+        logits = self._checked(logits).to(x.dtype)
+        return logits if self.readout is None else self.readout(logits)
+
     def _checked(self, logits: Logits) -> Logits:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else None
-        if shape is None or len(shape) != 2 or self.num_classes not in (None, shape[1]):
+        outputs = self.num_classes if self.readout is None else self.readout.classes
+        if shape is None or len(shape) != 2 or outputs not in (None, shape[1]):
             found = f"{type(self.net).__name__} with output {shape or type(logits).__name__}"
-            raise UserError("model", found, f"a net whose output is one tensor (B, {self.num_classes or 'K'})")
+            raise UserError("model", found, f"a net whose output is one tensor (B, {outputs or 'K'})")
         return logits
 
 

@@ -57,7 +57,7 @@ def build_timm(
     _check_name(name, own_names, pretrained)
     arguments: dict[str, Any] = {"num_classes": num_classes, "in_chans": channels}
     plain = _on_meta(name, arguments)
-    takes = _constructor_arguments(type(plain))
+    takes = constructor_arguments(type(plain))
     if norm is not None:
         if not isinstance(plain, timm.models.ResNet):
             raise UserError("model.norm", norm, f"null: {name} has a norm of its own", "a ResNet")
@@ -96,7 +96,7 @@ def _check_name(name: str, own_names: list[str], pretrained: bool) -> None:
         raise UserError("model.pretrained", True, f"false: timm has no weights for {name}")
 
 
-def _constructor_arguments(cls: type) -> set[str]:
+def constructor_arguments(cls: type) -> set[str]:
     """Names of what the constructor takes, followed through ``**kwargs`` to the parents."""
     names: set[str] = set()
     for base in cls.__mro__:

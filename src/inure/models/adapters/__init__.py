@@ -22,6 +22,7 @@ from . import (
     prompt,
 )
 from .mixture import Mix, Mixture
+from .settle import refuse_checkpointing, settle
 
 ADAPTERS: dict[str, ModuleType] = {
     "cls_token": cls_token,
@@ -86,6 +87,7 @@ def attach(net: nn.Module, settings: Adapters) -> Mixture:
     Raises:
         UserError: If the net has nothing of a kind, or two kinds want the same parameter.
     """
+    refuse_checkpointing(net)
     mixture = Mixture(settings.domains)
     for kind in settings.kinds:
         if not ADAPTERS[kind].attach(net, mixture, settings):
@@ -96,4 +98,4 @@ def attach(net: nn.Module, settings: Adapters) -> Mixture:
     return mixture
 
 
-__all__ = ["ADAPTERS", "Adapters", "Kind", "Mix", "Mixture", "attach"]
+__all__ = ["ADAPTERS", "Adapters", "Kind", "Mix", "Mixture", "attach", "settle"]

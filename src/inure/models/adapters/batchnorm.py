@@ -36,8 +36,9 @@ class MixedBatchNorm(Mixed):
     """BatchNorm with statistics per domain.
 
     Parts of a batch are normalised by themselves. Under weights the mean is the weighted mean and the variance that
-    of the mixture, sum w (var + mean^2) - mean^2, at least 0: an approximation, and only in eval mode. A domain
-    alone is exact.
+    of the mixture, sum w (var + mean^2) - mean^2: an approximation, and only in eval mode. Beyond [0, 1] that sum
+    may vanish; it is kept above the domains' least variance, which no mixture within [0, 1] is under. A domain alone
+    is exact.
     """
 
     means: Tensor
@@ -64,7 +65,7 @@ class MixedBatchNorm(Mixed):
         """Mean and variance under ``weights`` (D,)."""
         mean = weighted(self.means, weights)
         second = weighted(self.variances + self.means**2, weights)
-        return mean, (second - mean**2).clamp_min(0)
+        return mean, torch.maximum(second - mean**2, self.variances.amin(0))
 
     def reset_running_stats(self) -> None:
         """As BatchNorm's, for all domains."""

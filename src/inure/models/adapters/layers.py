@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .mixture import Choice, Mixture
+from .mixture import Choice, Mixture, OneMixOnly
 from .stacks import is_stacked, stack_of
 
 NORMS = (nn.LayerNorm, nn.GroupNorm, _BatchNorm)
 LINEAR = (nn.Linear, nn.Conv2d)
+_AFTER, _NOTHING = ("drop", "act"), nn.Identity()
+"""What timm's norms do after the scale, in this order."""
 
 
 class Mixed:
@@ -31,6 +33,8 @@ class Mixed:
     def part_by_part(self, x: Tensor, forward: Callable[[Tensor], Tensor]) -> Tensor:
         """``forward`` of each part of the batch, in its domain."""
         parts, outputs = self.mixture.choice.parts or (), []
+        if len(x) % self.mixture.batch:
+            raise OneMixOnly
         for domain, piece in zip(parts, x.chunk(len(parts)), strict=True):
             with self.only(domain):
                 outputs.append(forward(piece))
@@ -38,7 +42,10 @@ class Mixed:
 
 
 class MixedNorm(Mixed):
-    """A norm with affine parameters per domain, and one set of statistics."""
+    """A norm with affine parameters per domain, and one set of statistics.
+
+    timm's norms with an activation inside have it applied after each image's own scale and shift.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """As the norm, with each image's own scale and shift."""
@@ -46,19 +53,25 @@ class MixedNorm(Mixed):
             return super().forward(x)  # type: ignore[misc]
         module: Any = self
         per_domain = [parametrizations[0] for parametrizations in module.parametrizations.values()]
+        after = {name: module._modules[name] for name in _AFTER if name in module._modules}
         for parametrization in per_domain:
             parametrization.mute = True
+        module._modules |= dict.fromkeys(after, _NOTHING)
         try:
             normalised = super().forward(x)  # type: ignore[misc]
         finally:
             for parametrization in per_domain:
                 parametrization.mute = False
+            module._modules |= after
         scale, shift = (_values(module, name, x) for name in ("weight", "bias"))
         if scale is not None:
             # The norm keeps its input, not its output, for the backward: where the scale wants no gradient nothing
             # else needs the output, and new memory would cost more than the product
             normalised = normalised * scale if scale.requires_grad else normalised.mul_(scale)
-        return normalised if shift is None else normalised.add_(shift)
+        normalised = normalised if shift is None else normalised.add_(shift)
+        for follower in after.values():
+            normalised = follower(normalised)
+        return normalised
 
 
 class MixedLinear(Mixed):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from .layers import Mixed, exchange
-from .mixture import Mixture
+from .mixture import Mixture, OneMixOnly
 from .stacks import Stacks
 
 _ONE = (1, (0,))
@@ -34,6 +34,8 @@ class LowRank(Stacks):
     ) -> None:
         super().__init__()
         self.mixture, self.blocks, self.chosen, self.mix = mixture, blocks, chosen, mix
+        self.added_later = False
+        """Whether the layer runs, which adds each image's own update to its output."""
         domains, (rows, columns) = len(mixture.domains), weight.shape
         down = torch.empty(len(chosen), rank, columns)
         nn.init.kaiming_uniform_(down.view(-1, columns), a=5**0.5)
@@ -43,6 +45,8 @@ class LowRank(Stacks):
     def forward(self, weight: Tensor) -> Tensor:
         """The weight under a mix that is the same for all images; without an update under mixes per image."""
         if not self.mixture.folded:
+            if not self.added_later:  # the net multiplies by the weight itself: BEiT, EVA, Swin V2
+                raise OneMixOnly
             return weight
         if self.mix == "product":
             return weight + self._placed(self.mixture.fold(self.up @ self.down).unbind(0), 0)
@@ -75,11 +79,16 @@ class MixedLowRank(Mixed):
 
     def forward(self, x: Tensor) -> Tensor:
         """As the layer, with each image's own update."""
-        output = super().forward(x)  # type: ignore[misc]
         if self.mixture.folded:
-            return output
+            return super().forward(x)  # type: ignore[misc]
         module: Any = self
-        return output + module.parametrizations.weight[0].outputs(x)
+        update: LowRank = module.parametrizations.weight[0]
+        update.added_later = True
+        try:
+            output = super().forward(x)  # type: ignore[misc]
+        finally:
+            update.added_later = False
+        return output + update.outputs(x)
 
 
 def attach(net: nn.Module, mixture: Mixture, settings: Any) -> int:

@@ -1,7 +1,8 @@
 """Which domains a forward uses: one object that all adapters of a net share, set before the net runs, reset after.
 
-A mix is None (the first domain), a name, affine weights by name, a (B, K) tensor of such weights for each image, or
-a sequence of names: the batch then is so many equal parts, one after the other, each in its domain.
+A mix is None (the first domain), a name, affine weights by name, a (K,) tensor of such weights (which may want a
+gradient), a (B, K) tensor of weights for each image, or a sequence of names: the batch then is so many equal parts,
+one after the other, each in its domain.
 """
 
 import math
@@ -15,8 +16,12 @@ from torch import Tensor
 from ...errors import UserError, unknown_name
 
 Mix = str | Mapping[str, float] | Sequence[str] | Tensor
-"""A domain, affine weights over domains, a domain for each of several equal parts, or weights per image (B, K)."""
+"""A domain, affine weights over domains by name or (K,), a domain for each of several parts, or (B, K) weights."""
 _SUM = 1e-6
+
+
+class OneMixOnly(Exception):
+    """Something in the net cannot tell the images of a batch apart."""
 
 
 class Choice(NamedTuple):
@@ -46,17 +51,31 @@ class Mixture:
         """Images of the forward that runs."""
         self.whole = False
         """Whether some adapter only knows one mix for a whole forward."""
+        self.settled = False
+        """Whether ``whole`` was found out by trying; see ``settle``."""
+        self.usual = "robust" if "robust" in self.domains else None
+        """The domain that is meant where a user names none."""
         self.images_apart = False
         """Whether some adapter knows parts of a batch, but no mix per image."""
 
     @property
     def folded(self) -> bool:
         """Whether all images of the forward share their parameters."""
-        return _same(self.choice)
+        return self.uniform(self.choice)
+
+    @staticmethod
+    def uniform(choice: Choice) -> bool:
+        """Whether ``choice`` is the same for all images."""
+        return choice.parts is None and choice.rows is None
 
     def apart(self, choice: Choice) -> bool:
         """Whether the images of a forward under ``choice`` must be sent through in several."""
-        return (self.whole and not _same(choice)) or (self.images_apart and choice.rows is not None)
+        return (self.whole and not self.uniform(choice)) or (self.images_apart and choice.rows is not None)
+
+    @property
+    def slow_rows(self) -> bool:
+        """Whether a mix per image sends every image through by itself."""
+        return self.whole or self.images_apart
 
     @contextmanager
     def using(self, choice: Choice, batch: int) -> Iterator[None]:
@@ -79,7 +98,8 @@ class Mixture:
         if isinstance(mix, str):
             return Choice(domain=self._index(mix))
         if isinstance(mix, Tensor):
-            return Choice(rows=self._checked_rows(mix, batch))
+            checked = self._checked_rows(mix, batch)
+            return Choice(rows=checked) if mix.ndim == 2 else Choice(weights=checked)
         if isinstance(mix, Mapping):
             return Choice(weights=self._checked_weights(mix))
         if isinstance(mix, Sequence):
@@ -95,7 +115,7 @@ class Mixture:
         if domain is not None:
             return stack[domain]
         assert weights is not None
-        return weighted(stack, weights)
+        return weighted(stack, weights.to(stack.dtype) if isinstance(weights, Tensor) else weights)
 
     def unfold(self, stack: Tensor, size: int | None = None) -> Tensor:
         """(size, ...): the parameter of each row, where rows are images, or equally many pieces of each image."""
@@ -116,7 +136,11 @@ class Mixture:
         if rows is None:
             rows = self._rows_of_parts(like)
         rows = rows.to(like.dtype)
-        return rows if size in (None, len(rows)) else rows.repeat_interleave(size // len(rows), 0)
+        if size in (None, len(rows)):
+            return rows
+        if size % len(rows):
+            raise OneMixOnly
+        return rows.repeat_interleave(size // len(rows), 0)
 
     def _rows_of_parts(self, like: Tensor) -> Tensor:
         parts, domain_of_all = self.choice.parts, self.choice.domain
@@ -143,12 +167,13 @@ class Mixture:
         return weights
 
     def _checked_rows(self, rows: Tensor, batch: int) -> Tensor:
-        if rows.shape != (batch, len(self.domains)) or not rows.is_floating_point():
+        count = len(self.domains)
+        if rows.shape not in ((batch, count), (count,)) or not rows.is_floating_point():
             given = f"{rows.dtype} {tuple(rows.shape)}"
-            raise UserError("mix", given, f"floats ({batch}, {len(self.domains)}): {self._listed()}")
+            raise UserError("mix", given, f"floats ({batch}, {count}): {self._listed()}")
         # Elsewhere a look at the values would wait for the device or break the graph
         if rows.device.type == "cpu" and not torch.compiler.is_compiling() and not _inside_vmap(rows):
-            wrong = (rows.sum(1) - 1).abs() > 1e-5
+            wrong = (rows.sum(-1) - 1).abs() > 1e-5
             if bool(wrong.any()):
                 raise UserError("mix", "a row with another sum", f"weights of {self._listed()} whose sum is 1")
         return rows
@@ -163,10 +188,6 @@ def weighted(stack: Tensor | Sequence[Tensor], weights: Sequence[float | Tensor]
     for k in range(1, len(stack)):
         total = total + weights[k] * stack[k]
     return total
-
-
-def _same(choice: Choice) -> bool:
-    return choice.parts is None and choice.rows is None
 
 
 def _inside_vmap(tensor: Tensor) -> bool:

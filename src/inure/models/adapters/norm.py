@@ -15,8 +15,6 @@ def attach(net: nn.Module, mixture: Mixture, settings: Any) -> int:
     """Every LayerNorm, GroupNorm and BatchNorm (Rebuffi et al., 2022, section 3.2)."""
     norms = [(place, m) for place, m in net.named_modules() if isinstance(m, NORMS) and _affine(m)]
     for place, norm in norms:
-        if not isinstance(getattr(norm, "act", nn.Identity()), nn.Identity):
-            mixture.whole = True  # timm's norm with an activation inside: no scale can follow it
         exchange(norm, MixedNorm, mixture)
         for name in _affine(norm):
             stack_parameter(norm, name, mixture, f"{place}.{name}", neutral=_NEUTRAL[name])

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ...errors import UserError
-from .mixture import Mixture
+from .mixture import Mixture, OneMixOnly
 
 
 class Stacks(nn.Module):
@@ -43,7 +42,7 @@ class PerDomain(nn.Module):
             return self.mixture.fold(stack)
         if self.token:
             return self.mixture.unfold(stack.squeeze(1))
-        raise UserError("mix", "a mix per image", f"one mix for the batch: {self.place} cannot differ within it")
+        raise OneMixOnly
 
     def right_inverse(self, parameter: Tensor) -> Tensor:
         """K equal copies."""
@@ -106,6 +105,15 @@ def adapter_names(model: nn.Module) -> set[str]:
         if "means" in dict(module.named_buffers(recurse=False)):
             names |= {f"{prefix}means", f"{prefix}variances", f"{prefix}batches"}
     return names
+
+
+def plain_name(name: str) -> str:
+    """What one of ``adapter_names`` is called in the net without domains; layers that adapters add keep theirs."""
+    place, _, last = name.rpartition(".")
+    if last == "original":
+        return place.replace("parametrizations.", "")
+    statistics = {"means": "running_mean", "variances": "running_var", "batches": "num_batches_tracked"}
+    return f"{place}.{statistics.get(last, last)}"
 
 
 def _parametrization(module: Any, name: str) -> Any:

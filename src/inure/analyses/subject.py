@@ -1,0 +1,38 @@
+"""What an analysis is about, and what it finds."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..console import Bars
+from ..data import ImageSet
+from ..models import Classifier
+from ..threat import Geometry
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A net, the images to look at it with, and where to compute."""
+
+    classifier: Classifier
+    images: ImageSet
+    threat: Geometry
+    seed: int
+    batch_size: int
+    device: torch.device
+    bars: Bars
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What an analysis found."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[Any]]
+    """For people: text in each cell."""
+    figure: bytes
+    """PNG."""
+    numbers: dict[str, Any]
+    """For programs."""

@@ -1,0 +1,65 @@
+"""analyze(): what ``inure analyze`` does: one analysis of one net, with its table, figure and numbers in files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import config, files
+from .analyses import ANALYSES, Finding, Subject
+from .console import Bars, markdown, stderr, table
+from .errors import UserError, unknown_name
+from .evaluation import weights_hash
+from .load import load
+from .run import Run
+from .target import device_of, find_images, find_threat
+from .threat import describe_threat
+
+
+def analyze(
+    name: str,
+    target: str,
+    settings: Sequence[str] = (),
+    *,
+    data: str | None = None,
+    examples: int | None = None,
+    threat: str | None = None,
+    weights: Path | None = None,
+    out: Path | None = None,
+    batch_size: int = 128,
+    seed: int = 0,
+    device: str = "auto",
+    quiet: bool = False,
+) -> tuple[Path, Finding]:
+    """Run one analysis; see ``inure analyze --help`` for the arguments.
+
+    Returns:
+        The folder of the results, and what was found.
+
+    Raises:
+        UserError: If there is no such analysis, or a setting does not fit.
+    """
+    kinds: dict[str, Any] = {analysis.model_fields["kind"].default: analysis for analysis in ANALYSES}
+    if name not in kinds:
+        raise unknown_name("NAME", name, kinds)
+    analysis = config.build(kinds[name], config.apply_overrides({}, config.parse_overrides(settings)))
+    run = None if ".py:" in target else Run.open(Path(target), "TARGET")
+    classifier = load(target, weights)
+    geometry = find_threat(run, threat)
+    images = find_images(run, classifier, data)
+    images = images.head(examples) if examples is not None else images
+    folder = out or (run.path / "analyses" / name if run else None)
+    if folder is None:
+        raise UserError("--out", "nothing", "a folder for the results of file.py:function", "--out results")
+    with Bars(quiet=quiet) as bars:
+        subject = Subject(classifier, images, geometry, seed, batch_size, device_of(device), bars)
+        finding: Finding = analysis.run(subject)
+    protocol = {
+        "analysis": config.dump(analysis), "threat": describe_threat(geometry), "seed": seed, "examples": len(images),
+        "data": images.name, "data_hash": images.hash, "weights_hash": weights_hash(classifier),
+    }  # fmt: skip
+    files.write_text(folder / "table.md", markdown(finding.columns, finding.rows))
+    files.write_bytes(folder / "figure.png", finding.figure)
+    files.write_json(folder / "analysis.json", {**finding.numbers, "protocol": protocol})
+    if not quiet:
+        stderr().print(table(finding.title, finding.columns, finding.rows))
+    return folder, finding

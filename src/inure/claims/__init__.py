@@ -1,0 +1,14 @@
+"""The papers' claims as experiments. To add a paper: write the file, add it here, add its card.
+
+A claim is nets to train, a criterion that is stated before they are, a figure, and one of three verdicts.
+"""
+
+from .adapter_counts import COUNT_CLAIMS
+from .adapter_soups import SOUP_CLAIMS
+from .adapters import ADAPTER_CLAIMS
+from .claim import Claim, Verdict
+from .lab import Lab, Scale
+
+CLAIMS: dict[str, Claim] = {claim.name: claim for claim in (*ADAPTER_CLAIMS, *COUNT_CLAIMS, *SOUP_CLAIMS)}
+
+__all__ = ["CLAIMS", "Claim", "Lab", "Scale", "Verdict"]

@@ -1,0 +1,65 @@
+"""Whether the images of one batch may differ in their domains: found out once, by trying it on a copy."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import UserError
+from .mixture import OneMixOnly
+from .stacks import adapter_names
+
+_TOLERANCE = 1e-3
+"""Of the largest logit: far above rounding, far below what another domain does."""
+
+
+def settle(model: Any, x: Tensor) -> None:
+    """Send a batch of several domains through a copy whose domains differ, and each domain by itself.
+
+    Layers that adapters know take mixes per image or part. A net may also read an adapted weight in code of its own,
+    or hold something else than images on the first axis. Where the two ways differ, ``mixture.whole`` makes every
+    later forward send the parts through one after the other: slower, and right.
+
+    Args:
+        model: A classifier with domains.
+        x: (B, C, H, W) images it takes.
+    """
+    mixture = model.mixture
+    refuse_checkpointing(model)
+    mixture.settled = True
+    if mixture.whole:
+        return
+    probe = copy.deepcopy(model).eval()
+    _move_apart(probe)
+    names = list(mixture.domains)
+    images = x.detach()[torch.arange(2 * len(names), device=x.device) % len(x)]
+    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        apart = torch.cat([probe(part, mix=name) for name, part in zip(names, images.chunk(len(names)), strict=True)])
+        try:
+            together = probe(images, mix=names)
+        except OneMixOnly:
+            mixture.whole = True
+            return
+    scale = float(apart.abs().nan_to_num().max())
+    mixture.whole = not torch.allclose(together, apart, rtol=0, atol=_TOLERANCE * scale, equal_nan=True)
+
+
+def refuse_checkpointing(net: nn.Module) -> None:
+    """A forward that is repeated in the backward would be repeated in another domain.
+
+    Raises:
+        UserError: If a module of the net has ``grad_checkpointing`` on.
+    """
+    if any(getattr(module, "grad_checkpointing", False) is True for module in net.modules()):
+        allowed = "off: the repeated forward would run in another domain"
+        raise UserError("model", "activation checkpointing in a net with domains", allowed, "a smaller batch")
+
+
+def _move_apart(model: nn.Module) -> None:
+    names = adapter_names(model)
+    for name, stack in model.state_dict().items():
+        if name in names and stack.is_floating_point() and "variances" not in name:
+            wave = torch.arange(stack[0].numel(), device=stack.device, dtype=stack.dtype).cos().view_as(stack[0])
+            for domain in range(1, len(stack)):
+                stack[domain] += domain * (0.1 + 0.3 * stack[domain].abs().mean()) * wave
