@@ -26,9 +26,14 @@ from inure.types import Batch
 from runs import TINY, TINY_ATTACK, Command, weights, write_images
 from runs import inure as command
 
-VERBS = ("train", "evaluate", "predict", "compare", "soup", "study", "report", "export", "list")
-LISTS = ("models", "attacks", "methods", "adapters", "optimizers", "joints", "suites", "recipes", "studies")
-EMPTY_LISTS = ("crafting", "analyses", "claims")
+VERBS = (
+    "train", "evaluate", "predict", "compare", "soup", "study", "analyze", "reproduce", "report", "export", "list",
+)  # fmt: skip
+LISTS = (
+    "models", "attacks", "methods", "adapters", "optimizers", "joints", "suites", "recipes", "studies", "analyses",
+    "claims", "corruptions", "shifts",
+)  # fmt: skip
+EMPTY_LISTS = ("crafting",)
 RECIPE = "digits/pgd_at"
 
 
@@ -137,7 +142,7 @@ def test_the_module_and_the_script_are_the_same_command(program):
     [
         (
             ["trian"],
-            "COMMAND: got trian; allowed train | evaluate | predict | compare | soup | study | report | export | list",
+            f"COMMAND: got trian; allowed {' | '.join(VERBS)}; try train",
         ),
         (["--verison"], "--verison: got an unknown option; allowed --version"),
         (["train"], "RECIPE: got nothing; allowed a value; try inure train --help"),
@@ -168,7 +173,7 @@ def test_the_module_and_the_script_are_the_same_command(program):
         (["train", RECIPE, "epochs=["], "epochs: got [; allowed a YAML value"),
         (
             ["train", RECIPE, "method.kind=pgdat"],
-            "method.kind: got pgdat; allowed standard | pgd_at | trades | mart | co_training",
+            "method.kind: got pgdat; allowed standard | pgd_at | trades | mart | co_training | fast_adv_prop",
         ),
         (["train", RECIPE, "method.attack.threat.epsilon=8"], "method.attack.threat.epsilon: got 8; allowed 0 to 1"),
         (["train", RECIPE, "method.attack.threat.epsilon=-8/255"], "method.attack.threat.epsilon: got -8/255"),
@@ -303,7 +308,7 @@ def test_everything_that_is_listed_exists(call):
     for name in names:
         load_recipe(name)
     methods = [line.split("\t")[0] for line in call("list", "methods")[1].splitlines()]
-    assert methods == ["standard", "pgd_at", "trades", "mart", "co_training"]
+    assert methods == ["standard", "pgd_at", "trades", "mart", "co_training", "fast_adv_prop"]
 
 
 def test_train_prints_the_folder_last_and_writes_progress_to_stderr(call, tmp_path):

@@ -50,7 +50,8 @@ def recipe(*overrides: str) -> Recipe:
         (["method.attack.start=far"], "method.attack.start: got far; allowed zero | uniform | gaussian"),
         (
             ["method.kind=tradez"],
-            "method.kind: got tradez; allowed standard | pgd_at | trades | mart | co_training; try trades",
+            "method.kind: got tradez; allowed standard | pgd_at | trades | mart | co_training | fast_adv_prop; "
+            "try trades",
         ),
         (["model.adapters=cls_token"], "model.adapters: got cls_token; allowed null: method pgd_at trains a single"),
         (

@@ -7,18 +7,9 @@ import pytest
 import torch
 
 import inure
-from inure.averaging.soup import (
-    Point,
-    affine_grid,
-    choose,
-    choose_by_shots,
-    describe_mix,
-    few_shot_curve,
-    greedy_soup,
-    pareto_front,
-    uniform_soup,
-    weighted_soup,
-)
+from inure.averaging.adaptation import choose_by_shots, few_shot_curve
+from inure.averaging.soup import Point, affine_grid, choose, describe_mix, pareto_front
+from inure.averaging.whole_nets import greedy_members, join, uniform_soup, weighted_soup
 from inure.checkpoints import write_weights
 from inure.commands import _run
 from inure.data import load as load_images
@@ -145,9 +136,8 @@ def test_soups_of_weights():
         weighted_soup(states, [0.5, 0.5, 0.5])
     with pytest.raises(UserError, match="one architecture"):
         uniform_soup([states[0], {"w": torch.zeros(3), "n": torch.tensor(0)}])
-    soup, members = greedy_soup(states, lambda state: -abs(float(state["w"][0]) - 1.6))
+    members = greedy_members(3, lambda chosen: -abs(float(uniform_soup([states[i] for i in chosen])["w"][0]) - 1.6))
     assert members == [2, 1]
-    assert torch.equal(soup["w"], torch.full((2,), 1.5))
 
 
 def test_a_sweep_finds_what_separate_evaluations_find(run):
@@ -187,13 +177,15 @@ def test_the_command_writes_table_figure_and_numbers(run, capsys):
     out, err = capsys.readouterr()
     folder = run / "soups" / "pgd20"
     assert out == f"{folder}\n"
-    assert "chosen by 20 labelled images" in err
+    assert "20 images choose, 40 others are measured" in err
     result = json.loads((folder / "soup.json").read_text())
     assert [soup["mix"] for soup in result["soups"]][:2] == ["robust", "clean=0.25,robust=0.75"]
     assert {"robust", "clean", "mean", "knee", "clean>=0.1"} == {*result["chosen"]}
     assert result["protocol"]["examples"] == 60
     assert result["few_shot"]["examples"] == 40
-    assert {*result["few_shot"]["domains_alone"]} == {"clean", "robust"}
+    choices = result["few_shot"]["choices"]
+    assert {"clean", "robust", "few labels", "gradient on the labels", "no labels", "per image"} < {*choices}
+    assert choices["few labels"]["accuracy"] <= choices["best in hindsight"]["accuracy"]
     assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
     assert len((folder / "table.md").read_text().splitlines()) == 7
     assert _run(["report", str(run), "--out", str(run / "page.html")]) == 0
@@ -224,6 +216,9 @@ def test_modes_are_evaluated_apart_and_robust_is_the_usual_one(run, capsys, tmp_
         (["soup", "RUN", "--suite", "pgd21"], "--suite: got pgd21"),
         (["soup", "RUN", "--few-shot", "60", "--examples", "60"], "--few-shot: got 60; allowed 1 to 59"),
         (["soup", "RUN", "--examples", "0"], "--examples: got 0"),
+        (["soup", "RUN", "--shift", "digits#test@fgo:3"], "--shift: got @fgo:3"),
+        (["soup", "RUN", "--shift", "digits#test", "--examples", "100"], "--few-shot: got 100; allowed 1 to 99"),
+        (["soup", "RUN", "--against", "RUN"], "--against: got"),
         (["soup", "nowhere"], "RUN: got nowhere"),
         (["evaluate", "RUN", "--mode", "robus"], "--mode: got robus; allowed clean | robust; try robust"),
         (["evaluate", "RUN", "--mode", "clean=0.5"], "--mode: got {'clean': 0.5}"),
@@ -235,6 +230,94 @@ def test_mistakes_are_one_line(run, capsys, arguments, line):
     err = capsys.readouterr().err
     assert err.startswith(f"inure: {line}")
     assert err.count("\n") == 1
+
+
+SHORT = ["model.name=cnn_tiny", "epochs=1", "evaluation.validation_steps=1", "method.attack.steps=1"]
+
+
+@pytest.fixture(scope="module")
+def relatives(tmp_path_factory):
+    """Two runs that start from the weights of one."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("relatives")
+    first = train(load_recipe("digits/pgd_at", SHORT), folder / "first", quiet=True)
+    settings = [*SHORT, f"model.weights={first}"]
+    return [train(load_recipe("digits/pgd_at", [*settings, f"seed={k}"]), folder / f"r{k}", quiet=True) for k in (1, 2)]
+
+
+def test_whole_nets_joined_are_each_of_them_and_their_weighted_means(relatives):
+    nets = {path.name: load(path) for path in relatives}
+    joined, x = join(nets), torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    for name, net in nets.items():
+        assert torch.equal(joined(x, mix=name), net(x))
+    weights = {"r1": 0.3, "r2": 0.7}
+    plain = weighted_soup([net.state_dict() for net in nets.values()], list(weights.values()))
+    folded = inure.fold(joined, weights).state_dict()
+    assert {*folded} == {*plain}
+    assert all(torch.allclose(folded[name].double(), plain[name].double(), atol=1e-6) for name in plain)
+
+
+def test_soups_of_several_runs_on_the_command_line(relatives, tmp_path, capsys):
+    out = tmp_path / "soup"
+    line = ["soup", *map(str, relatives), "--grid", "0:1:0.5", "--suite", "fgsm", "--examples", "60", "--out", str(out)]
+    assert _run([*line, "--choose", "clean"]) == 0
+    assert "--weights" in capsys.readouterr().err
+    result = json.loads((out / "soup.json").read_text())
+    assert {"uniform", "greedy", "clean", "mean"} < {*result["chosen"]}
+    assert result["chosen"]["uniform"] == "r1=0.5,r2=0.5"
+    by_mix = {entry["mix"]: entry["robust_accuracy"] for entry in result["soups"]}
+    assert by_mix[result["chosen"]["greedy"]] >= max(by_mix["r1"], by_mix["r2"])
+    evaluated = tmp_path / "evaluated"
+    arguments = ["--suite", "clean", "--weights", str(out / "weights.safetensors"), "--out", str(evaluated), "-q"]
+    assert _run(["evaluate", str(relatives[0]), *arguments]) == 0
+    mix = next(entry["weights"] for entry in result["soups"] if entry["mix"] == result["chosen"]["clean"])
+    joined, images = join({path.name: load(path) for path in relatives}), load_images("digits", "test")
+    x = images.batch(torch.arange(len(images))).float() / 255
+    right = (joined(x, mix=mix).argmax(1) == images.labels).double().mean().item()
+    found = json.loads((evaluated / "summary.json").read_text())["clean_accuracy"]
+    assert found == pytest.approx(right, abs=0.004)
+
+
+def test_runs_of_other_nets_or_images_are_refused(run, relatives, tmp_path, capsys):
+    other = train(load_recipe("digits/pgd_at", [*SHORT, "data.validation=0.2"]), tmp_path / "other", quiet=True)
+    for runs, line in (
+        ([run, relatives[0]], "a net with domains; allowed nets without domains"),
+        ([relatives[0], other], "--data: got nothing; allowed images to choose by"),
+        ([relatives[0], relatives[0]], "RUN: got"),
+    ):
+        assert _run(["soup", *map(str, runs), "--suite", "clean", "-q"]) == 2
+        assert line in capsys.readouterr().err
+
+
+def test_a_soup_is_chosen_for_every_shifted_set_and_measured_on_its_other_images(run, relatives, tmp_path, capsys):
+    out = tmp_path / "shifts"
+    sets = ["digits#test@fog:3", "digits#test@pixelate:2"]
+    line = ["soup", str(run), "--suite", "clean", "--grid", "0:1:0.25", "--examples", "80", "--few-shot", "30"]
+    shifts = [word for spec in sets for word in ("--shift", spec)]
+    assert _run([*line, *shifts, "--against", str(relatives[0]), "--out", str(out)]) == 0
+    assert "in points of mean accuracy over" in capsys.readouterr().err
+    shifted = json.loads((out / "soup.json").read_text())["shifts"]
+    assert [part["name"] for part in shifted["sets"]] == sets
+    net, other = load(run), load(relatives[0])
+    order = torch.randperm(80, generator=torch.Generator().manual_seed(0))
+    for spec, part in zip(sets, shifted["sets"], strict=True):
+        images = load_images(spec, "test").head(80)
+        x, y = images.batch(torch.arange(80)).float() / 255, images.labels
+
+        def accuracy(rows, model, x=x, y=y, **options):
+            return (model(x, **options).argmax(1) == y)[rows].double().mean().item()
+
+        assert part["examples"] == 50
+        choices = part["choices"]
+        best = max(accuracy(order[:30], net, mix=mix) for mix in affine_grid(net.domains, "0:1:0.25"))
+        assert accuracy(order[:30], net, mix=choices["few labels"]["weights"]) == best
+        for name in ("few labels", "single soup", "clean", "robust", "no labels", "gradient on the labels"):
+            assert choices[name]["accuracy"] == pytest.approx(accuracy(order[30:], net, mix=choices[name]["weights"]))
+        assert choices["against"]["accuracy"] == pytest.approx(accuracy(order[30:], other))
+    gain = shifted["gains"]["against"]["difference"]
+    assert gain == pytest.approx(shifted["mean"]["few labels"] - shifted["mean"]["against"])
+    assert (out / "shifts.png").read_bytes().startswith(b"\x89PNG")
+    assert len((out / "shifts.md").read_text().splitlines()) == 5
 
 
 def test_a_run_without_domains_is_refused(tmp_path, capsys):

@@ -78,7 +78,7 @@ def _timm_config(run: Run, net: nn.Module, mean: list[float], std: list[float]) 
     for name, value in (("img_size", [height, width]), ("patch_size", model.patch_size)):
         if value is not None and name not in arguments and name in takes:
             arguments[name] = value
-    if not _makes(architecture, {**arguments, "num_classes": info["num_classes"]}, net):
+    if not _makes(architecture, {**arguments, "num_classes": info["num_classes"]}, net, (channels, height, width)):
         raise refusal
     return {
         "architecture": architecture,
@@ -91,17 +91,18 @@ def _timm_config(run: Run, net: nn.Module, mean: list[float], std: list[float]) 
     }  # fmt: skip
 
 
-def _makes(architecture: str, arguments: dict[str, Any], net: nn.Module) -> bool:
-    """Whether timm makes a net of these parameters and buffers from the name and the arguments."""
+def _makes(architecture: str, arguments: dict[str, Any], net: nn.Module, shape: tuple[int, int, int]) -> bool:
+    """Whether timm makes, from the name and the arguments, a net that computes what ``net`` does with its weights."""
     import timm
 
-    try:
-        with torch.device("meta"):
-            made = timm.create_model(architecture, **arguments)
-    except (TypeError, ValueError, RuntimeError, AssertionError):
-        return False
-    ours, theirs = ({k: tuple(t.shape) for k, t in module.state_dict().items()} for module in (net, made))
-    return ours == theirs
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+        try:
+            made = timm.create_model(architecture, **arguments).eval()
+            made.load_state_dict(net.state_dict())
+            return torch.allclose(made(x), net(x), equal_nan=True)
+        except (TypeError, ValueError, RuntimeError, AssertionError):
+            return False
 
 
 def _architecture(name: str, net: nn.Module) -> tuple[str | None, dict[str, Any]]:

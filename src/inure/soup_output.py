@@ -125,20 +125,21 @@ def figure(points: list[Point], domains: tuple[str, ...], protocol: dict[str, An
 
 
 def shift_figure(shifted: dict[str, Any]) -> bytes:
-    """Corruptions by severity as two heat maps, the last domain's weight and the gain; else a row for each set."""
+    """Corruptions by severity as two heat maps, the last domain's weight and the gain; else a row for each set.
+
+    A corruption is drawn if all of its severities are there.
+    """
     from matplotlib.figure import Figure
 
-    names = [part["name"].rpartition("@")[2].rpartition(":") for part in shifted["sets"]]
-    kinds = list(dict.fromkeys(kind for kind, _, _ in names))
-    if len(kinds) * 5 != len(names) or any(severity not in "12345" or not kind for kind, _, severity in names):
+    cells = {part["name"].rpartition("@")[2]: part["choices"] for part in shifted["sets"]}
+    kinds = list(dict.fromkeys(name.partition(":")[0] for name in cells))
+    kinds = [kind for kind in kinds if all(f"{kind}:{severity}" in cells for severity in range(1, 6))]
+    if not kinds:
         return _bars(shifted)
+    rows = [[cells[f"{kind}:{severity}"] for severity in range(1, 6)] for kind in kinds]
     last = shifted["domains"][-1]
-    weight = [[0.0] * 5 for _ in kinds]
-    gain = [[0.0] * 5 for _ in kinds]
-    for (kind, _, severity), part in zip(names, shifted["sets"], strict=True):
-        choice, place = part["choices"]["few labels"], (kinds.index(kind), int(severity) - 1)
-        weight[place[0]][place[1]] = choice["weights"][last]
-        gain[place[0]][place[1]] = 100 * (choice["accuracy"] - part["choices"]["single soup"]["accuracy"])
+    weight = [[cell["few labels"]["weights"][last] for cell in row] for row in rows]
+    gain = [[100 * (cell["few labels"]["accuracy"] - cell["single soup"]["accuracy"]) for cell in row] for row in rows]
     drawing = Figure(figsize=(8, 0.9 + 0.3 * len(kinds)), layout="constrained")
     panels = drawing.subplots(1, 2, sharey=True)
     span = max(1.0, max(abs(v) for row in gain for v in row))

@@ -12,6 +12,7 @@ from .stacks import adapter_names
 
 _TOLERANCE = 1e-3
 """Of the largest logit: far above rounding, far below what another domain does."""
+_ASLEEP = 1e-3
 
 
 def settle(model: Any, x: Tensor) -> None:
@@ -28,13 +29,16 @@ def settle(model: Any, x: Tensor) -> None:
     mixture = model.mixture
     refuse_checkpointing(model)
     mixture.settled = True
-    if mixture.whole:
+    if mixture.whole or x.is_meta:
         return
     probe = copy.deepcopy(model).eval()
-    _move_apart(probe)
     names = list(mixture.domains)
     images = x.detach()[torch.arange(2 * len(names), device=x.device) % len(x)]
-    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+    if x.dtype in (torch.bfloat16, torch.float16):  # whose rounding is above the tolerance
+        probe, images = probe.float(), images.float()
+    _move_apart(probe)
+    generators = torch.random.fork_rng(devices=[x.device] if x.is_cuda else [])
+    with torch.no_grad(), torch.autocast(x.device.type, enabled=False), generators:
         apart = torch.cat([probe(part, mix=name) for name, part in zip(names, images.chunk(len(names)), strict=True)])
         try:
             together = probe(images, mix=names)
@@ -57,9 +61,15 @@ def refuse_checkpointing(net: nn.Module) -> None:
 
 
 def _move_apart(model: nn.Module) -> None:
-    names = adapter_names(model)
-    for name, stack in model.state_dict().items():
-        if name in names and stack.is_floating_point() and "variances" not in name:
-            wave = torch.arange(stack[0].numel(), device=stack.device, dtype=stack.dtype).cos().view_as(stack[0])
-            for domain in range(1, len(stack)):
-                stack[domain] += domain * (0.1 + 0.3 * stack[domain].abs().mean()) * wave
+    """Also wakes parameters that are next to zero: a zero head or layer scale would hide what lies before it."""
+    names, parameters = adapter_names(model), dict(model.named_parameters())
+    for name, tensor in model.state_dict().items():
+        if name in names and tensor.is_floating_point() and "variances" not in name:
+            for domain in range(1, len(tensor)):
+                tensor[domain] += domain * (0.1 + 0.3 * tensor[domain].abs().mean()) * _wave(tensor[domain])
+        elif name in parameters and tensor.numel() and tensor.abs().max() < _ASLEEP:
+            tensor += 0.1 * _wave(tensor)
+
+
+def _wave(like: Tensor) -> Tensor:
+    return torch.arange(like.numel(), device=like.device, dtype=like.dtype).cos().view_as(like)
