@@ -24,7 +24,7 @@ from warm_commands import Shell, warm_shell
 
 ROOT = Path(__file__).parent.parent
 CARDS = sorted((ROOT / "docs/cards").glob("*.md"))
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "docs/guide.md", *CARDS]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "docs/guide.md", ROOT / "docs/dial.md", *CARDS]
 TAGS = {"run", "slow", "gpu", "show", "save"}
 HEADINGS = ["Objective", "Knobs", "Cost", "Composes with", "Evidence", "Deviations", "Paper"]
 

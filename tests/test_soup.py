@@ -108,6 +108,35 @@ def test_rules_that_nothing_fulfils_are_refused():
             choose(POINTS, rule)
 
 
+@pytest.mark.parametrize("rule", ["clean>=.", "clean>=0.8.1", "clean>=-0.1", "clean>=nan", "clean>= ", "clean>0.5"])
+def test_a_bound_that_is_no_number_is_refused_in_one_line(rule):
+    with pytest.raises(UserError, match=r"--choose: got .*; allowed robust \| clean \| mean") as caught:
+        choose(POINTS, rule)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("rule", ["clean>=.5", "clean>=0.50", "clean>=0."])
+def test_a_bound_may_be_written_in_several_ways(rule):
+    assert choose(POINTS, rule) == 4
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_ties_of_means_do_not_depend_on_how_the_sums_round(order):
+    assert 0.15 + 0.15 != 0.1 + 0.2  # the greater one in floats, by a bit
+    assert 0.7 + 0.1 != 0.5 + 0.3
+    for pairs, best in (
+        ([(0.15, 0.15), (0.1, 0.2)], (0.1, 0.2)),
+        ([(0.2, 0.1), (0.15, 0.15)], (0.15, 0.15)),
+        ([(0.7, 0.1), (0.5, 0.3), (0.8, 0.0)], (0.5, 0.3)),
+    ):
+        points = [Point({"clean": 0.5 + i, "robust": 0.5 - i}, *pair) for i, pair in enumerate(pairs)][::order]
+        assert points[choose(points, "mean")][1:] == best, "the more robust of equal means"
+    same = [Point({"clean": w, "robust": 1 - w}, *pair) for w, pair in ((0.9, (0.1, 0.2)), (0.4, (0.1, 0.2)))][::order]
+    assert same[choose(same, "mean")].mix["clean"] == 0.4, "then the one nearest to equal weights"
+    apart = [Point({"clean": 1.0, "robust": 0.0}, 0.5, 0.4001), Point({"clean": 0.5, "robust": 0.5}, 0.4, 0.5)]
+    assert choose(apart, "mean") == 0, "a real difference is no tie"
+
+
 def test_the_front_holds_what_no_other_beats():
     assert pareto_front(POINTS) == [4, 2, 1, 0]
     same = [Point({"a": 1.0}, 0.5, 0.5), Point({"a": 1.0}, 0.5, 0.5)]

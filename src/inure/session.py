@@ -25,7 +25,7 @@ from .recipe import Recipe
 from .run import Run
 from .snapshot import Progress, hash_of
 from .tracking import open_trackers
-from .validation import Validator, accuracies
+from .validation import Validator, accuracies, domain_distance
 
 _SYNC_EVERY = 16
 """Steps between agreements of several processes on whether to stop."""
@@ -260,7 +260,7 @@ class Session:
             counts = self.validator.counts(module)
         if self.fabric.world_size > 1:
             counts = {name: self.fabric.all_reduce(value, reduce_op="sum") for name, value in counts.items()}
-        return accuracies(counts)
+        return accuracies(counts) | {name: float(value) for name, value in domain_distance(module).items()}
 
     def _metric(self) -> str:
         metric = self.recipe.checkpoint.metric

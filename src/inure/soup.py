@@ -28,6 +28,7 @@ from .evaluation.examples import Examples
 from .evaluation.sweep import Sweep, sweep
 from .load import in_mode, load
 from .models import Classifier
+from .models.adapt import adapter_products
 from .run import Run
 from .soup_output import show_soup, write_soup
 from .soup_shifts import SHOTS, adapt_to_set, adapt_to_shifts, find_shifts
@@ -99,8 +100,9 @@ def make_soup(
                 batch_size=batch_size, device=place, bars=bars,
             )  # fmt: skip
     every = points + [bench.point(mix) for mix in chosen.values() if mix not in mixes]
+    norms = relative_norms(classifier, [point.mix for point in every])
     result = {
-        "soups": [_entry(point, len(images)) for point in every],
+        "soups": [_entry(point, len(images), norm) for point, norm in zip(every, norms, strict=True)],
         "pareto": [describe_mix(points[i].mix) for i in pareto_front(points)],
         "chosen": {name: describe_mix(mix) for name, mix in chosen.items()},
         "few_shot": adapted, "shifts": shifted,
@@ -170,6 +172,14 @@ class Bench:
         }  # fmt: skip
 
 
+def relative_norms(classifier: Classifier, mixes: Sequence[Weights]) -> list[float]:
+    """Norm of each mix's adapters over the largest of the domains alone; far above 1 training never was there."""
+    products = adapter_products(classifier).cpu()
+    largest = float(products.diagonal().max().sqrt().clamp_min(1e-12))
+    rows = torch.tensor([[mix.get(name, 0.0) for name in classifier.domains] for mix in mixes], dtype=torch.float64)
+    return (((rows @ products) * rows).sum(1).clamp_min(0).sqrt() / largest).tolist()
+
+
 def points_of(found: Sweep) -> list[Point]:
     """Accuracies of every mix."""
     rates = (found.clean.double().mean(1).tolist(), found.robust.double().mean(1).tolist())
@@ -215,13 +225,13 @@ def _equal(members: Sequence[str], domains: Sequence[str] = ()) -> Weights:
     return {name: 1 / len(members) if name in members else 0.0 for name in domains or members}
 
 
-def _entry(point: Point, total: int) -> dict[str, Any]:
+def _entry(point: Point, total: int, norm: float) -> dict[str, Any]:
     intervals = {
         name: wilson(round(share * total), total) for name, share in (("clean", point.clean), ("robust", point.robust))
     }
     return {
         "mix": describe_mix(point.mix), "weights": point.mix, "clean_accuracy": point.clean,
-        "robust_accuracy": point.robust, "interval95": intervals,
+        "robust_accuracy": point.robust, "interval95": intervals, "adapter_norm": norm,
     }  # fmt: skip
 
 

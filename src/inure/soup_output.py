@@ -11,6 +11,10 @@ from .console import markdown, percent, stderr, table, with_interval
 _HEADER = ["soup", "clean [95 %]", "robust [95 %]", "chosen as"]
 _CHOOSERS = ["chosen by", "soup", "accuracy [95 %]"]
 _MOST_ROWS = 40
+_DARK = 0.7
+"""From which share of a colour scale on figures in it are white."""
+_FAR = 1.5
+"""Norm of a mix, over the domains', from which on a chosen mix is warned of."""
 
 
 def write_soup(folder: Path, result: dict[str, Any], points: list[Point], domains: tuple[str, ...]) -> None:
@@ -37,6 +41,10 @@ def show_soup(result: dict[str, Any], run: Path, rule: str, weights_in: Path | N
         columns, rows = _shift_table(shifted)
         console.print(table(f"{len(shifted['sets'])} shifted sets", columns, rows[-1:] if len(rows) > 25 else rows))
         console.print(_gains(shifted), markup=False, soft_wrap=True)
+    far = [e for e in result["soups"] if e["mix"] in result["chosen"].values() and e["adapter_norm"] > _FAR]
+    for entry in far:
+        norm = f"{entry['adapter_norm']:.1f} times as long as a domain's"
+        console.print(f"warning: the adapters of {entry['mix']} are {norm}: no training was there", markup=False)
     chosen = f"--weights {weights_in / 'weights.safetensors'}" if weights_in else f"--mode {result['chosen'][rule]}"
     console.print(f"inure evaluate {run} {chosen}", markup=False, soft_wrap=True)
 
@@ -148,7 +156,9 @@ def shift_figure(shifted: dict[str, Any]) -> bytes:
         picture = axes.imshow(values, cmap="RdBu", vmin=limits[0], vmax=limits[1], aspect="auto")
         for row, line in enumerate(values):
             for column, value in enumerate(line):
-                axes.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=7)
+                dark = abs(2 * (value - limits[0]) / (limits[1] - limits[0]) - 1) > _DARK
+                colour = "white" if dark else "black"
+                axes.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=7, color=colour)
         axes.set_xticks(range(5), ["1", "2", "3", "4", "5"])
         axes.set_xlabel("severity")
         axes.set_title(title, fontsize=10)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from .attacks import FGSM, PGD
 from .data import ImageSet
 from .losses import cross_entropy
-from .models.adapt import in_domain
+from .models.adapt import adapter_products, in_domain
 from .models.modes import attack_mode, frozen
 from .noise import CounterNoise
 from .recipe import EvaluationSettings
@@ -89,6 +89,22 @@ class Validator:
             right += (logits.argmax(1) == y).sum()
             loss += cross_entropy(logits, y).sum()
         return right, loss
+
+
+def domain_distance(model: nn.Module) -> dict[str, Tensor]:
+    """Of the parameters of the first two domains: distance over the first one's norm, and cosine.
+
+    Two that stay equal (distance 0, cosine 1) are one mode; empty for a net without domains.
+    """
+    if not getattr(model, "domains", ()):
+        return {}
+    products = adapter_products(model)
+    first, second, both = products[0, 0], products[1, 1], products[0, 1]
+    distance = (first + second - 2 * both).clamp_min(0).sqrt()
+    return {
+        "adapter_distance": distance / first.sqrt().clamp_min(1e-12),
+        "adapter_cosine": both / (first * second).sqrt().clamp_min(1e-12),
+    }
 
 
 def accuracies(counts: dict[str, Tensor]) -> dict[str, float]:

@@ -23,6 +23,18 @@ def test_digits_are_the_default():
     assert not set(train.index.tolist()) & set(validation.index.tolist())
 
 
+def test_some_examples_are_taken_of_each_class_in_proportion():
+    train, validation = Data(examples=200, validation=40).load_training(None)
+    every = torch.cat([train.index, validation.index])
+    assert (len(train), len(validation), len(every.unique())) == (160, 40, 200)
+    counts = torch.bincount(torch.cat([train.labels, validation.labels]))
+    assert counts.min() >= 19
+    assert counts.max() <= 21
+    assert len(Data(examples=10**6).load_training(None)[0]) == 1293
+    with pytest.raises(UserError, match=r"data\.examples: got 1435"):
+        Data(examples=1435).load_training(None)
+
+
 def test_validation_is_cut_from_train_and_a_lone_validation_split_is_the_test_set(tmp_path, write):
     write("nette-train", [0, 1] * 10)
     write("nette-validation", [0, 1] * 3)

@@ -5,13 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from inure.attacks import FGSM, PGD
+from inure.attacks import APGD, FGSM, PGD
 from inure.errors import UserError
 from inure.losses import cross_entropy
 from inure.methods import PGDAT, CoTraining, Standard
 from inure.models import Model, build
 from inure.models.adapt import adapt
-from inure.models.adapters.stacks import adapter_names
+from inure.models.adapters.stacks import adapter_names, plain_name
+from inure.models.modes import attack_mode
 from inure.recipe import load_recipe
 from inure.threat import L2, Linf
 from inure.types import Batch
@@ -133,7 +134,7 @@ def test_three_domains_share_what_is_not_clean():
         for x, mode in ((batch.x, "clean"), (x_adv[:6], "robust"), (x_adv[6:], "l2"))
     ]
     assert torch.allclose(losses.total, 0.4 * terms[0] + 0.3 * terms[1] + 0.3 * terms[2], atol=1e-5)
-    assert list(losses.parts) == ["clean", "robust", "l2"]
+    assert list(losses.parts) == ["clean", "robust", "l2", "attack_success"]
 
 
 def test_a_random_target_is_another_class_and_is_approached():
@@ -154,6 +155,50 @@ def test_a_random_target_is_another_class_and_is_approached():
     assert len(seen[0].unique()) == 10
 
 
+@pytest.mark.parametrize("kind", ["norm", "batchnorm", ["norm", "head"], "all"], ids=str)
+@pytest.mark.parametrize("attack", [ATTACK, APGD(threat=Linf(epsilon=0.1), steps=3)], ids=["pgd", "apgd"])
+@pytest.mark.parametrize("mode", ["eval", "train_frozen_stats"])
+def test_an_attack_leaves_the_statistics_of_an_adapted_net_alone(kind, attack, mode):
+    net, batch = net_of(kind, "wrn10_1").train(), batch_of(16)
+    before = state_of(net)
+    method = CoTraining(attack=attack, attack_mode=mode, target="random" if attack is ATTACK else "none")
+    crafted(method, net, batch)
+    assert_same_state(before, state_of(net))
+
+
+@pytest.mark.parametrize("kind", ["norm", "batchnorm"])
+@pytest.mark.parametrize("domain", ["clean", "robust"])
+def test_in_train_mode_an_attack_moves_the_statistics_that_it_moves_in_a_plain_net(kind, domain):
+    plain = net_of(None, "wrn10_1").train()
+    net, batch = adapt(plain, kind).train(), batch_of(16)
+    names = {"clean": "robust", "robust": "clean"} if domain == "clean" else {}
+    crafted(CoTraining(attack=ATTACK, attack_mode="train", **names), net, batch)
+    with attack_mode(plain, "train"):
+        ATTACK(plain, batch.x, batch.y, noise=noise_of(batch))
+    stacked, theirs = adapter_names(net), dict(plain.named_buffers())
+    fresh = dict(net_of(None, "wrn10_1").named_buffers())
+    place, moved = ("clean", "robust").index(domain), 0
+    for name, ours in net.named_buffers():
+        if name in stacked:
+            own = plain_name(name)
+            assert torch.equal(ours[1 - place], fresh[own]), f"{name} of the other domain moved"
+            ours = ours[place]
+        else:
+            own = name
+        assert torch.allclose(ours, theirs[own], atol=1e-6), name
+        moved += not torch.equal(ours, fresh[own])
+    assert moved > 10
+
+
+def test_several_attacks_and_domains_leave_the_statistics_alone():
+    domains = ("clean", "robust", "l2")
+    net, batch = net_of("batchnorm", "wrn10_1", domains).train(), batch_of(16)
+    before = state_of(net)
+    others = {"l2": PGD(threat=L2(epsilon=0.5), steps=2)}
+    crafted(CoTraining(attack=ATTACK, adversaries=others, attack_mode="train_frozen_stats"), net, batch)
+    assert_same_state(before, state_of(net))
+
+
 def test_what_cannot_work_is_refused():
     with pytest.raises(UserError, match="domains that differ"):
         CoTraining(robust="clean")
@@ -163,3 +208,57 @@ def test_what_cannot_work_is_refused():
     with pytest.raises(UserError, match=r"domains clean \| linf; allowed those of model.adapters: clean \| robust"):
         crafted(method, net_of("cls_token"), batch_of())
     assert load_recipe("digits/soup").method.kind == "co_training"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"attack": PGD(keep="worst")}, "attack.keep: got worst; allowed last, and one restart"),
+        ({"attack": PGD(restarts=2)}, "attack.keep: got last; allowed last, and one restart"),
+        ({"attack": APGD(keep="worst")}, "attack.keep: got worst"),
+        ({"attack": APGD(restarts=2)}, "attack.keep: got loss; allowed last, and one restart"),
+        ({"adversaries": {"l2": PGD(threat=L2(), restarts=3)}}, "attack.keep: .* one restart"),
+        ({"attack": PGD(), "climbs": "prediction"}, "climbs: got prediction; allowed criterion with target=random"),
+    ],
+    ids=str,
+)
+def test_a_random_target_takes_the_last_point_of_one_climb_alone(settings, message):
+    with pytest.raises(UserError, match=message) as caught:
+        CoTraining(**{"target": "random", **settings})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "attack", [PGD(threat=Linf(epsilon=0.3)), APGD(threat=Linf(epsilon=0.3)), FGSM(threat=Linf(epsilon=0.3))], ids=str
+)
+def test_what_a_random_target_allows_comes_near_its_target(attack):
+    net, batch = net_of("cls_token").eval(), batch_of(100)
+    with torch.no_grad():
+        net.net.head.weight.mul_(20)  # sure of itself
+    seen = []
+
+    def search(model, x, y, *, loss):
+        seen.append((model, y))
+        return attack(model, x, y, loss=loss, noise=noise_of(batch))
+
+    x_adv = CoTraining(attack=attack, target="random").craft(net, batch, search, cross_entropy)
+    model, target = seen[0]
+    before, after = (cross_entropy(model(x), target) for x in (batch.x, x_adv))
+    assert (after < before).float().mean() > 0.95
+    assert after.mean() < before.mean() - 0.5
+
+
+@pytest.mark.parametrize("adversary", ["{kind: fgsm, threat: {kind: l2, epsilon: 0.5}}"])
+def test_a_schedule_of_steps_with_an_adversary_of_one_step_is_refused(adversary):
+    three = ["model.adapters.domains=[clean,robust,l2]", f"method.adversaries={{l2: {adversary}}}"]
+    assert load_recipe("digits/soup", three).method.domains == ("clean", "robust", "l2")
+    with pytest.raises(
+        UserError, match="regime.steps: got a schedule; allowed null: attack fgsm has one step"
+    ) as caught:
+        load_recipe("digits/soup", [*three, "regime.steps={kind: ramp, until: 0.5}"])
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="attack fgsm has one step"):
+        load_recipe("digits/soup", ["method.attack.kind=fgsm", "regime.steps={kind: ramp, until: 0.5}"])
+    many = [three[0], "method.adversaries={l2: {kind: pgd, steps: 4, threat: {kind: l2, epsilon: 0.5}}}"]
+    recipe = load_recipe("digits/soup", [*many, "regime.steps={kind: ramp, until: 0.5}"])
+    assert [recipe.regime.scale(recipe.method.adversaries["l2"], p).steps for p in (0.0, 0.25, 1.0)] == [1, 2, 4]

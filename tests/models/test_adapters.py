@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -11,7 +12,7 @@ from inure.errors import UserError
 from inure.models import Classifier, Model, build
 from inure.models.adapt import adapt, adapter_state, fold, in_domain
 from inure.models.adapters import ADAPTERS, Adapters
-from inure.models.adapters.stacks import adapter_names
+from inure.models.adapters.stacks import adapter_names, plain_name
 from inure.optimizers.groups import parameter_groups
 
 VIT_KINDS = [k for k in ADAPTERS if k != "batchnorm"]
@@ -149,12 +150,15 @@ def test_dual_params_norm_is_layer_norm_with_each_images_own_scale():
     x = torch.randn(4, 3, 5)
     layer: nn.Module = adapted.net[0]
     stacks = {k.rpartition(".")[0].rpartition(".")[2]: v for k, v in adapter_state(adapted).items()}
-    rows = torch.tensor([[0.2, 0.8]]).repeat(4, 1)
+    rows = torch.tensor([[0.2, 0.8], [1.0, 0.0], [-0.4, 1.4], [0.7, 0.3]])
     with adapted.mixture.using(adapted.mixture.parse(rows, 4), 4):
         found = layer(x)
-    normalised = (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True, unbiased=False) + norm.eps).sqrt()
-    scale, shift = (0.2 * stacks[n][0] + 0.8 * stacks[n][1] for n in ("weight", "bias"))
-    assert torch.allclose(found, normalised * scale + shift, atol=1e-5)
+    for image, row, output in zip(x, rows, found, strict=True):
+        normalised = (image - image.mean(-1, keepdim=True)) / (
+            image.var(-1, keepdim=True, correction=0) + norm.eps
+        ).sqrt()
+        scale, shift = (row[0] * stacks[n][0] + row[1] * stacks[n][1] for n in ("weight", "bias"))
+        assert torch.allclose(output, normalised * scale + shift, atol=1e-5)
 
 
 @pytest.mark.parametrize("joint", [True, False])
@@ -208,19 +212,22 @@ def test_a_mix_that_makes_no_sense_is_a_value_error_that_names_the_domains(mix, 
 
 
 def test_an_exception_inside_leaks_no_mode():
-    adapted = apart(adapt(plain("vit_digits")))
-    before = adapted(images())
+    adapted, x = apart(adapt(plain("vit_digits"))), images()
+    mixes = [None, "robust", HALF, ["clean", "robust"], torch.tensor([[0.2, 0.8]]).repeat(6, 1)]
+    before = [adapted(x, mix=mix) for mix in mixes]
 
     class Bad(nn.Module):
         def forward(self, x):
             raise RuntimeError("inside")
 
     head, adapted.net.head = adapted.net.head, Bad()
-    with pytest.raises(RuntimeError, match="inside"):
-        adapted(images(), mix="robust")
+    for mix in mixes:
+        with pytest.raises(RuntimeError, match="inside"):
+            adapted(x, mix=mix)
+        assert (adapted.mixture.choice.domain, adapted.mixture.batch) == (0, 0)
     adapted.net.head = head
-    assert adapted.mixture.choice.domain == 0
-    assert before.shape == adapted(images()).shape
+    for mix, logits in zip(mixes, before, strict=True):
+        assert torch.equal(adapted(x, mix=mix), logits)
 
 
 def test_more_than_two_domains_and_extrapolation():
@@ -276,13 +283,29 @@ def test_parameter_counts_of_vit_b16_are_those_of_the_specification(kinds, count
     assert found == count
 
 
-def test_parameter_counts_of_resnet50():
+@pytest.mark.parametrize(
+    ("kind", "count", "statistics"),
+    [
+        ("norm", 53_120, 0),
+        ("batchnorm", 53_120, 53_120),
+        ("head", 2_049_000, 0),
+        ("patch_embed", 9_408, 0),
+        ("bias", 1_000, 0),
+        ("all", 25_557_032, 53_120),
+    ],
+)
+def test_counts_of_resnet50_are_those_of_the_cards(kind, count, statistics):
     with torch.device("meta"):
         net = build(Model(name="resnet50"), num_classes=1000, shape=(3, 224, 224))
-        for kind in ("norm", "batchnorm"):
-            adapted = adapt(net, kind)
-            names = adapter_names(adapted)
-            assert sum(p.numel() for n, p in adapted.named_parameters() if n in names) // 2 == 53_120
+        adapted = adapt(net, kind)
+    names = adapter_names(adapted)
+    assert sum(p.numel() for n, p in adapted.named_parameters() if n in names) == 2 * count
+    buffers = {n: b for n, b in adapted.named_buffers() if n in names}
+    assert sum(b.numel() for b in buffers.values() if b.is_floating_point()) == 2 * statistics
+    assert sum(b.numel() for b in buffers.values() if not b.is_floating_point()) == (2 * 53 if statistics else 0)
+    plain_size = sum(t.numel() for t in net.state_dict().values())
+    size = plain_size + count + statistics + (53 if statistics else 0)
+    assert sum(t.numel() for t in adapted.state_dict().values()) == size, "something else was duplicated"
 
 
 @pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "convnext_atto", "efficientnet_b0", "convit_tiny"])
@@ -315,20 +338,65 @@ def test_what_does_not_fit_is_refused():
     assert inure.adapt is adapt
 
 
-def test_weight_decay_judges_a_parameter_by_one_domain():
-    adapted = adapt(plain("vit_digits"), ["cls_token", "norm", "head", "prompt"])
-    decayed, rest = parameter_groups(adapted, 0.1, decay_all=False)
-    ids = {id(p) for p in decayed["params"]}
-    for name, parameter in adapted.named_parameters():
-        if any(part in name for part in ("cls_token", "norm", "prompt", "bias")):
-            assert id(parameter) not in ids, name
-    assert id(adapted.net.head.parametrizations.weight.original) in ids
-    assert rest["weight_decay"] == 0
+@pytest.mark.parametrize("kinds", [["all"], ["position", "lora"], ["cls_token", "norm", "head"], ["bias"]], ids=str)
+@pytest.mark.parametrize("name", ["vit_digits", "swin", "wrn10_1"])
+def test_weight_decay_judges_a_parameter_by_one_domain(name, kinds):
+    if name == "swin":
+        net = timm.create_model("swin_tiny_patch4_window7_224", img_size=32, window_size=4, depths=(1, 1),
+                                embed_dim=12, num_heads=(1, 1), num_classes=10)  # fmt: skip
+    else:
+        net = plain(name)
+    if name == "wrn10_1" or (name == "swin" and "cls_token" in kinds):
+        kinds = [kind for kind in kinds if kind in CNN_KINDS] or ["norm"]
+    adapted = adapt(net, kinds)
+    known = dict(adapted.named_parameters())
+    prefix = "" if isinstance(net, Classifier) else "net."
+    expected = {prefix + n: n in decayed_names(net) for n, _ in net.named_parameters()}
+    stacked, found = adapter_names(adapted), decayed_names(adapted)
+    judged = set()
+    for key in known:
+        if key.endswith((".down", ".up")):
+            assert key in found, "factors are matrices"
+            continue
+        own = plain_name(key) if key in stacked else key.replace("parametrizations.", "").removesuffix(".original")
+        assert (key in found) == expected[own], key
+        judged.add(own)
+    assert judged == {*expected}
+    assert decayed_names(adapted, decay_all=True) == {*known}
+
+
+def decayed_names(net: nn.Module, *, decay_all: bool = False) -> set[str]:
+    groups = parameter_groups(net, 0.1, decay_all=decay_all)
+    assert sorted(g["weight_decay"] for g in groups) in ([0.0, 0.1], [0.1])
+    ids = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
+    assert sum(len(group["params"]) for group in groups) == len([*net.parameters()])
+    return {name for name, p in net.named_parameters() if id(p) in ids}
+
+
+def test_weight_decay_spares_prompts_and_the_biases_of_bottlenecks():
+    adapted = adapt(plain("vit_digits"), ["prompt", "bottleneck", "position"])
+    found = decayed_names(adapted)
+    for name, _ in adapted.named_parameters():
+        if "prompt" in name or "pos_embed" in name:
+            assert name not in found, name
+        if "bottleneck" in name:
+            assert (name in found) == name.endswith((".down", ".up")), name
 
 
 def test_in_domain_is_the_net_under_a_mix_and_leaves_others_alone():
     adapted, x = apart(adapt(plain("vit_digits"))), images()
     assert torch.equal(in_domain(adapted, "robust")(x), adapted(x, mix="robust"))
-    assert in_domain(adapted, "elsewhere") is adapted
+    assert in_domain(adapted, None) is adapted
+    with pytest.raises(UserError, match=r"mix: got elsewhere; allowed clean \| robust"):
+        in_domain(adapted, "elsewhere")(x)
     net = plain("vit_digits")
     assert in_domain(net, "robust") is net
+
+
+@pytest.mark.parametrize("kind", ["prompt", "bottleneck", "lora", "norm"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_what_adapters_add_is_as_precise_as_the_net(kind, dtype):
+    net, x = plain("vit_digits").to(dtype), images().to(dtype)
+    adapted = adapt(net, kind)
+    assert {p.dtype for p in adapted.parameters()} == {dtype}
+    assert torch.equal(adapted(x, mix="robust"), net(x))

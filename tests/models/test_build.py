@@ -1,8 +1,10 @@
 import pytest
 import torch
 
+from adapted import run_of
 from inure import config
 from inure.errors import UserError
+from inure.load import load
 from inure.models import Classifier, Model, build
 from inure.models.weights import read_weights
 
@@ -111,3 +113,53 @@ def test_weights_are_checked_but_not_copied_on_meta(tmp_path):
         with pytest.raises(UserError, match="model.weights"):
             make(name="vit_digits", weights=str(tmp_path / "weights.pt"))
     assert not any(tensor.is_meta for tensor in read_weights(tmp_path / "weights.pt").values())
+
+
+KINDS = [["cls_token"], ["norm", "head"], ["lora"], ["lora", "bias"], ["prompt"], ["bottleneck"], ["position"], ["all"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [*[("vit_digits", kinds) for kinds in KINDS], *[("wrn10_1", [kind]) for kind in ("norm", "batchnorm", "all")]],
+    ids=str,
+)
+@pytest.mark.parametrize("source", ["run", "file"])
+def test_a_run_with_domains_starts_from_another(tmp_path, name, kinds, source):
+    adapters = {"kinds": kinds}
+    run = run_of(tmp_path / "run", Model(name=name, adapters=adapters, mean=[0.3], std=[0.2]))
+    weights = str(run if source == "run" else run / "weights.safetensors")
+    again = make(shape=(1, 8, 8), name=name, adapters=adapters, weights=weights).eval()
+    first, x = load(run), torch.rand(4, 1, 8, 8)
+    assert again.state_dict().keys() == first.state_dict().keys()
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in first.state_dict().items())
+    for mix in ("clean", "robust", {"clean": 0.3, "robust": 0.7}):
+        assert torch.equal(again(x, mix=mix), first(x, mix=mix))
+    assert not torch.equal(again(x, mix="clean"), again(x, mix="robust"))
+
+
+@pytest.mark.parametrize("kinds", KINDS, ids=str)
+def test_domains_start_equal_to_the_weights_of_a_plain_run(tmp_path, kinds):
+    run = run_of(tmp_path / "run", Model(name="vit_digits"))
+    adapted = make(shape=(1, 8, 8), name="vit_digits", adapters={"kinds": kinds}, weights=str(run)).eval()
+    x = torch.rand(4, 1, 8, 8)
+    for mode in ("clean", "robust"):
+        assert torch.equal(adapted(x, mix=mode), load(run)(x))
+
+
+@pytest.mark.parametrize(
+    "adapters",
+    [
+        None,
+        {"kinds": ["norm"]},
+        {"kinds": ["cls_token", "norm"]},
+        {"kinds": ["all"]},
+        {"kinds": ["cls_token"], "domains": ["clean", "robust", "l2"]},
+    ],
+    ids=str,
+)
+def test_weights_of_other_domains_are_refused_in_one_line(tmp_path, adapters):
+    run = run_of(tmp_path / "run", Model(name="vit_digits", adapters={"kinds": ["cls_token"]}))
+    message = "model.weights: got .*run/weights.safetensors; allowed weights of this architecture"
+    with pytest.raises(UserError, match=message) as caught:
+        make(shape=(1, 8, 8), name="vit_digits", adapters=adapters, weights=str(run))
+    assert "\n" not in str(caught.value)

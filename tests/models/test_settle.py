@@ -224,7 +224,6 @@ def test_activation_checkpointing_is_refused_in_one_line():
         adapted(IMAGES, mix=BOTH)
 
 
-@pytest.mark.xfail(reason="only a batch of several domains looks for it", strict=True)
 def test_activation_checkpointing_that_is_turned_on_later_is_refused_in_a_single_domain_too():
     adapted = adapt(net_of("vit"), "norm").train()
     adapted.net.set_grad_checkpointing(True)

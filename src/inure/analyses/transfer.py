@@ -158,8 +158,8 @@ def _figure(shares: dict[str, list[float]], columns: list[str], suite: str, thre
         for column, value in enumerate(row):
             colour = "white" if value < 20 or value > 80 else "black"
             axes.text(column, place, f"{value:.1f}", ha="center", va="center", color=colour, fontsize=9)
-    axes.set_xticks(range(len(columns)), columns)
-    axes.set_yticks(range(len(shares)), [*shares])
+    axes.set_xticks(range(len(columns)), [name.replace(",", ",\n") for name in columns])
+    axes.set_yticks(range(len(shares)), [name.replace(",", ",\n") for name in shares])
     axes.set_xlabel("judged in")
     axes.set_ylabel("attacked in")
     axes.set_title(f"accuracy, %: {suite} under {threat}", fontsize=10)

@@ -27,6 +27,8 @@ class Data(Settings):
     """SPEC of the test images; by default the test (else validation) split of ``source``."""
     validation: float | str = 0.1
     """Share of the training images to hold out, stratified, or their number, or a SPEC."""
+    examples: Annotated[Whole, Field(ge=1)] | None = None
+    """Use only so many images of the training split, of each class its share; held-out images come out of these."""
     skip_bad: bool = False
     """Leave out images that cannot be decoded, and count them, instead of an error."""
     workers: Annotated[Whole, Field(ge=0)] = 2
@@ -54,6 +56,8 @@ class Data(Settings):
             UserError: If a set is not there or wrong, or their classes do not match.
         """
         every = load(self.source, "train", img_size=img_size, skip_bad=self.skip_bad)
+        if self.examples is not None and self.examples < len(every):
+            every = every.subset(_some(every.labels, self.examples))
         _refuse_gaps(every.labels, every.class_names)
         test = self._test_spec()
         if test is not None:
@@ -105,6 +109,14 @@ class Data(Settings):
         trained = choose_splits(source.spec, source.splits, "train", "data.source")
         left = [split for split in ("test", "validation") if split in source.splits and split not in trained]
         return f"{source.spec.place}#{left[0]}" if left else None
+
+
+def _some(labels: Tensor, count: int) -> Tensor:
+    """Rows of ``count`` examples, of each class its share."""
+    try:
+        return stratified_split(labels, count)[1]
+    except UserError as error:
+        raise error.at("data.examples") from None
 
 
 def _refuse_gaps(labels: Tensor, names: tuple[str, ...]) -> None:

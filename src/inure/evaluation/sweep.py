@@ -24,6 +24,8 @@ from .suites import Member
 from .verdicts import PADDING, Metered, Verdicts, judge, pad
 
 _NEIGHBOURS = 2
+_KEPT = 1 << 30
+"""Bytes of adversarial images that are kept to be tried on neighbours; past them pairs are attacked at once."""
 
 
 @dataclass
@@ -43,7 +45,7 @@ class Sweep:
     borrowed: int = 0
     """Pairs that a neighbour's adversarial image broke."""
     broken: dict[tuple[int, int], Images] = field(default_factory=dict)
-    """(mix, image): the adversarial image that broke it."""
+    """(mix, image): the adversarial image that broke it, for as many as memory was meant to hold."""
 
 
 def sweep(
@@ -163,6 +165,8 @@ class _Pairs:
 
     def _strike(self, chunk: Tensor, x_adv: Images) -> None:
         self.found.robust[chunk[:, 0], chunk[:, 1]] = False
+        if len(x_adv) and (len(self.found.broken) + len(x_adv)) * x_adv[0].nbytes > _KEPT:
+            return
         for (mix, row), image in zip(chunk.tolist(), x_adv, strict=True):
             self.found.broken[mix, row] = image
 

@@ -86,13 +86,15 @@ class CoTraining(Settings):
         return torch.cat(crafted)
 
     def losses(self, model: nn.Module, batch: Batch, x_adv: Images, criterion: Criterion) -> Losses:
-        """One forward of all images, or one a domain."""
+        """One forward of all images, or one a domain; also logs the share of attacked images that are wrong."""
         sets = [batch.x, *x_adv.split(len(batch.x))]
-        clean, *robust = (criterion(logits, batch.y) for logits in self._logits(model, sets))
+        all_logits = self._logits(model, sets)
+        clean, *robust = (criterion(logits, batch.y) for logits in all_logits)
         adversarial = torch.stack(robust).mean(0)
         total = self.alpha * clean + (1 - self.alpha) * adversarial
         parts = {"clean": clean, **dict(zip(self.domains[1:], robust, strict=True))}
-        return Losses(total, parts)
+        fooled = [(logits.detach().argmax(1) != hard(batch.y)).to(total.dtype) for logits in all_logits[1:]]
+        return Losses(total, {**parts, "attack_success": torch.stack(fooled).mean(0)})
 
     def _logits(self, model: nn.Module, sets: list[Images]) -> list[Logits]:
         names = self.domains if getattr(model, "domains", ()) else ()

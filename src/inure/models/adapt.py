@@ -100,6 +100,18 @@ def adapter_state(model: Classifier) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items() if name in names}
 
 
+@torch.no_grad()
+def adapter_products(model: nn.Module) -> Tensor:
+    """(K, K) float64 inner products of the domains' parameters, all adapters together.
+
+    From them follow the norm of any mix w, sqrt(w P w), and how far apart two domains are. On the model's device.
+    """
+    names = adapter_names(model)
+    stacks = [p for name, p in model.named_parameters() if name in names]
+    rows = [p.reshape(len(p), -1).double() for p in stacks]
+    return torch.stack([r @ r.T for r in rows]).sum(0)
+
+
 def in_domain(model: nn.Module, mix: Mix | None) -> nn.Module:
     """``model`` as a net of images alone, under ``mix``; itself if it has no domains to choose from.
 

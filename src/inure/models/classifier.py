@@ -99,10 +99,11 @@ class Classifier(nn.Module):
             if mix is not None:
                 raise UserError("mix", mix, "None: this net has no domains")
             return self._run(x, features)
+        self.mixture.refuse_repeats()
         choice = self.mixture.parse(mix, len(x))
         if self.mixture.apart(choice):
             return self._apart(x, choice, features)
-        if not (self.mixture.settled or self.mixture.uniform(choice) or torch.compiler.is_compiling()):
+        if len(x) and not (self.mixture.settled or self.mixture.uniform(choice) or torch.compiler.is_compiling()):
             settle(self, x)
             return self(x, mix, features)
         with self.mixture.using(choice, len(x)):

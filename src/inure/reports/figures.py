@@ -84,6 +84,10 @@ _PANELS = (
         ),
         unit=" %",
     ),
+    Panel(
+        "Domains: cosine (full), distance over norm (dotted)",
+        (Line("validation.adapter_distance", ":"), Line("validation.adapter_cosine")),
+    ),
     Panel("Learning rate", (Line("lr"),)),
     Panel("Epsilon of the training attack", (Line("epsilon"),)),
     Panel("Gradient norm", (Line("train.grad_norm"),), may_be_log=True),

@@ -22,7 +22,7 @@ from . import (
     prompt,
 )
 from .mixture import Mix, Mixture
-from .settle import refuse_checkpointing, settle
+from .settle import settle
 
 ADAPTERS: dict[str, ModuleType] = {
     "cls_token": cls_token,
@@ -87,8 +87,9 @@ def attach(net: nn.Module, settings: Adapters) -> Mixture:
     Raises:
         UserError: If the net has nothing of a kind, or two kinds want the same parameter.
     """
-    refuse_checkpointing(net)
     mixture = Mixture(settings.domains)
+    mixture.repeating = [module for module in net.modules() if hasattr(module, "grad_checkpointing")]
+    mixture.refuse_repeats()
     for kind in settings.kinds:
         if not ADAPTERS[kind].attach(net, mixture, settings):
             fitting = "norm | batchnorm | patch_embed | head | bias | all"

@@ -58,6 +58,10 @@ class MixedBatchNorm(Mixed):
         if module.training:
             raise UserError("mix", "weights in train mode", "a domain, or a domain for each part", "eval mode")
         mean, variance = self.mixed_statistics(choice.weights)
+        if mean.requires_grad:  # of the weights; batch_norm has none to its statistics, and is left the scale to do
+            shape = (1, -1, *[1] * (x.ndim - 2))
+            x = (x - mean.view(shape)) * (variance + module.eps).rsqrt().view(shape)
+            mean, variance = torch.zeros_like(mean), torch.full_like(variance, 1 - module.eps)
         with self._statistics({"running_mean": mean, "running_var": variance}):
             return super().forward(x)  # type: ignore[misc]
 

@@ -15,19 +15,19 @@ class Bottleneck(Stacks):
 
     Args:
         mixture: The choice in use.
-        dim: Width of a token.
+        last: The layer before it; of its width, precision and device.
         width: Hidden units.
     """
 
-    def __init__(self, mixture: Mixture, dim: int, width: int) -> None:
+    def __init__(self, mixture: Mixture, last: nn.Linear, width: int) -> None:
         super().__init__()
         self.mixture = mixture
-        domains = len(mixture.domains)
-        down = torch.nn.init.trunc_normal_(torch.empty(width, dim), std=0.02)
+        domains, dim, like = len(mixture.domains), last.out_features, last.weight.detach()
+        down = torch.nn.init.trunc_normal_(like.new_empty(width, dim), std=0.02)
         self.down = nn.Parameter(down.expand(domains, -1, -1).clone())
-        self.down_bias = nn.Parameter(torch.zeros(domains, width))
-        self.up = nn.Parameter(torch.zeros(domains, dim, width))
-        self.up_bias = nn.Parameter(torch.zeros(domains, dim))
+        self.down_bias = nn.Parameter(like.new_zeros(domains, width))
+        self.up = nn.Parameter(like.new_zeros(domains, dim, width))
+        self.up_bias = nn.Parameter(like.new_zeros(domains, dim))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, ..., D) to the same shape."""
@@ -48,8 +48,7 @@ def attach(net: nn.Module, mixture: Mixture, settings: Any) -> int:
         for branch in (block.attn, block.mlp)
     ]
     for branch in branches:
-        dim = _last_linear(branch).out_features
-        branch.bottleneck = Bottleneck(mixture, dim, settings.bottleneck_width)
+        branch.bottleneck = Bottleneck(mixture, _last_linear(branch), settings.bottleneck_width)
         branch.register_forward_hook(_through)
     return len(branches)
 

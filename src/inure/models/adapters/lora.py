@@ -37,10 +37,10 @@ class LowRank(Stacks):
         self.added_later = False
         """Whether the layer runs, which adds each image's own update to its output."""
         domains, (rows, columns) = len(mixture.domains), weight.shape
-        down = torch.empty(len(chosen), rank, columns)
+        down = weight.detach().new_empty(len(chosen), rank, columns)
         nn.init.kaiming_uniform_(down.view(-1, columns), a=5**0.5)
         self.down = nn.Parameter(down.expand(domains, -1, -1, -1).clone())
-        self.up = nn.Parameter(torch.zeros(domains, len(chosen), rows // blocks, rank))
+        self.up = nn.Parameter(down.new_zeros(domains, len(chosen), rows // blocks, rank))
 
     def forward(self, weight: Tensor) -> Tensor:
         """The weight under a mix that is the same for all images; without an update under mixes per image."""

@@ -8,7 +8,7 @@ one after the other, each in its domain.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -51,12 +51,24 @@ class Mixture:
         """Images of the forward that runs."""
         self.whole = False
         """Whether some adapter only knows one mix for a whole forward."""
+        self.repeating: list[Any] = []
+        """Modules that may repeat their forward in the backward (``grad_checkpointing``)."""
         self.settled = False
         """Whether ``whole`` was found out by trying; see ``settle``."""
         self.usual = "robust" if "robust" in self.domains else None
         """The domain that is meant where a user names none."""
         self.images_apart = False
         """Whether some adapter knows parts of a batch, but no mix per image."""
+
+    def refuse_repeats(self) -> None:
+        """A forward that is repeated in the backward would be repeated in another domain.
+
+        Raises:
+            UserError: If a module of the net has ``grad_checkpointing`` on.
+        """
+        if any(module.grad_checkpointing for module in self.repeating):
+            allowed = "off: the repeated forward would run in another domain"
+            raise UserError("model", "activation checkpointing in a net with domains", allowed, "a smaller batch")
 
     @property
     def folded(self) -> bool:

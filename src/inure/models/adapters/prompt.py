@@ -20,15 +20,15 @@ class Prompt(Stacks):
     Args:
         mixture: The choice in use.
         tokens: k.
-        dim: Width of a token.
+        like: (..., D) of the net, for width, precision and device.
     """
 
-    def __init__(self, mixture: Mixture, tokens: int, dim: int) -> None:
+    def __init__(self, mixture: Mixture, tokens: int, like: Tensor) -> None:
         super().__init__()
         self.mixture = mixture
-        first = torch.nn.init.trunc_normal_(torch.empty(tokens, dim), std=0.02)
+        first = torch.nn.init.trunc_normal_(like.detach().new_empty(tokens, like.shape[-1]), std=0.02)
         self.tokens = nn.Parameter(first.expand(len(mixture.domains), -1, -1).clone())
-        self.gate = nn.Parameter(torch.zeros(len(mixture.domains)))
+        self.gate = nn.Parameter(first.new_zeros(len(mixture.domains)))
 
     def forward(self, size: int) -> tuple[Tensor, Tensor]:
         """Tokens (size, k, D) and gates (size, 1, 1)."""
@@ -65,7 +65,7 @@ def attach(net: nn.Module, mixture: Mixture, settings: Any) -> int:
     if not attentions:
         return 0
     dim = attentions[0].qkv.in_features
-    prompt = Prompt(mixture, settings.prompt_tokens, dim)
+    prompt = Prompt(mixture, settings.prompt_tokens, attentions[0].qkv.weight)
     net.add_module("prompt", prompt)
     attentions = [a for a in attentions if a.qkv.in_features == dim]  # stages of another width see no prompt
     for attention in attentions:

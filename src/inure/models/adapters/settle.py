@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import UserError
 from .mixture import OneMixOnly
 from .stacks import adapter_names
 
@@ -27,7 +26,6 @@ def settle(model: Any, x: Tensor) -> None:
         x: (B, C, H, W) images it takes.
     """
     mixture = model.mixture
-    refuse_checkpointing(model)
     mixture.settled = True
     if mixture.whole or x.is_meta:
         return
@@ -47,17 +45,6 @@ def settle(model: Any, x: Tensor) -> None:
             return
     scale = float(apart.abs().nan_to_num().max())
     mixture.whole = not torch.allclose(together, apart, rtol=0, atol=_TOLERANCE * scale, equal_nan=True)
-
-
-def refuse_checkpointing(net: nn.Module) -> None:
-    """A forward that is repeated in the backward would be repeated in another domain.
-
-    Raises:
-        UserError: If a module of the net has ``grad_checkpointing`` on.
-    """
-    if any(getattr(module, "grad_checkpointing", False) is True for module in net.modules()):
-        allowed = "off: the repeated forward would run in another domain"
-        raise UserError("model", "activation checkpointing in a net with domains", allowed, "a smaller batch")
 
 
 def _move_apart(model: nn.Module) -> None:
