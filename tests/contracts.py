@@ -6,7 +6,7 @@ or schedule is added here, and a piece without a line fails ``test_every_piece_h
 
 from typing import Any, NamedTuple
 
-from inure.attacks import APGD, FGSM, PGD, Pyramid
+from inure.attacks import APGD, DDN, FAB, FGSM, PGD, Pyramid, Square, Targeted
 from inure.averaging import EMA, SWA
 from inure.balance import CrossEntropy
 from inure.methods import MART, PGDAT, TRADES, CoTraining, FastAdvProp, Standard
@@ -23,6 +23,9 @@ class AttackLine(NamedTuple):
     forwards: int
     reach: ThreatModel | None = None
     """None: in its threat model, as it must be for evaluation. Else the attack is for training only."""
+    stops: bool = False
+    """Whether it is done with an example once that is misclassified (for verdicts): then the checks give it labels
+    that the net gets right."""
 
 
 class MethodLine(NamedTuple):
@@ -41,6 +44,9 @@ class StepLine(NamedTuple):
 
 
 _LINF, _L2, _L1 = Linf(epsilon=0.05), L2(epsilon=0.4), L1(epsilon=2)
+_SMALL_L1 = L1(epsilon=0.3)
+_FAR_LINF, _FAR_L2, _FAR_L1 = Linf(epsilon=1), L2(epsilon=10), L1(epsilon=100)
+"""Attacks of minimum norm return their images unchanged where the radius is too small."""
 _SHORT, _NOISY = PGD(threat=_LINF, steps=3), PGD(threat=_LINF, steps=3, start="gaussian")
 
 ATTACKS = [
@@ -58,10 +64,26 @@ ATTACKS = [
     AttackLine(PGD(threat=_LINF, steps=5, eot_samples=2), 10),
     AttackLine(APGD(threat=_LINF), 11),
     AttackLine(APGD(threat=_LINF, steps=2, start="zero"), 3),
-    AttackLine(APGD(threat=_L2, steps=20, restarts=2, keep="worst"), 42),
+    AttackLine(APGD(threat=_L1, steps=20), 21),
+    AttackLine(APGD(threat=_L1, steps=20, large_radii=True, restarts=2), 46),
+    AttackLine(APGD(threat=L2(epsilon=0.1), steps=20, restarts=2, keep="worst"), 42, stops=True),
     AttackLine(APGD(threat=_L2, steps=5, start="uniform", eot_samples=3), 18),
     AttackLine(Pyramid(threat=_LINF, cells=[3, 2, 1], scalars=[2, 1.5, 1]), 5, Linf(epsilon=0.05 * 4.5)),
     AttackLine(Pyramid(threat=_LINF, cells=[6], scalars=[4], steps=7, start="uniform"), 7, Linf(epsilon=0.05 * 4)),
+    AttackLine(Square(threat=_LINF, queries=100), 100, stops=True),
+    AttackLine(Square(threat=_L2, queries=100, p_init=0.3), 100, stops=True),
+    AttackLine(Square(threat=_L1, queries=12, restarts=2, rescale_schedule=True), 24, stops=True),
+    AttackLine(Targeted(threat=Linf(epsilon=0.01), search=PGD(steps=5, keep="worst"), targets=2), 13, stops=True),
+    AttackLine(Targeted(threat=L2(epsilon=0.1), search=APGD(steps=6, keep="worst")), 22, stops=True),
+    AttackLine(
+        Targeted(threat=_SMALL_L1, search=APGD(threat=_SMALL_L1, steps=20, keep="worst", large_radii=True)),
+        70,
+        stops=True,
+    ),
+    AttackLine(FAB(threat=_FAR_LINF, steps=6, final_steps=2, stop_at_epsilon=False), 15, stops=True),
+    AttackLine(FAB(threat=_FAR_L2, steps=6, restarts=2, stop_at_epsilon=False), 16, stops=True),
+    AttackLine(FAB(threat=_FAR_L1, steps=8, targets=2, stop_at_epsilon=False), 20, stops=True),
+    AttackLine(DDN(threat=_FAR_L2, steps=25, stop_at_epsilon=False), 25, stops=True),
 ]
 
 METHODS = [

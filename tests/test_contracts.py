@@ -68,6 +68,13 @@ def test_a_piece_survives_yaml_and_is_frozen_and_comparable(piece):
 # Attacks
 
 
+def batch_for(line, net, size=8):
+    """Random images; with labels that the net gets right for an attack that stops once they are wrong."""
+    batch = tiny_batch(size)
+    with torch.no_grad():
+        return replace(batch, y=net(batch.x).argmax(1)) if line.stops else batch
+
+
 def run(line, net, batch, **options):
     return line.attack(net, batch.x, batch.y, noise=noise_of(batch), **options)
 
@@ -75,7 +82,8 @@ def run(line, net, batch, **options):
 @attacks
 @pytest.mark.parametrize("loss", [cross_entropy, margin])
 def test_an_attack_stays_in_ball_and_box_and_keeps_shape_and_precision(line, loss):
-    net, batch = tiny_net().eval(), tiny_batch(16)
+    net = tiny_net().eval()
+    batch = batch_for(line, net, 16)
     for x, precise in ((batch.x, net), (batch.x.double(), tiny_net().eval().double())):
         x_adv = line.attack(precise, x, batch.y, loss=loss, noise=noise_of(batch))
         assert x_adv.shape == x.shape
@@ -91,7 +99,8 @@ def test_an_attack_stays_in_ball_and_box_and_keeps_shape_and_precision(line, los
 
 @attacks
 def test_an_attack_raises_the_loss(line):
-    net, batch = tiny_net().eval(), tiny_batch(64)
+    net = tiny_net().eval()
+    batch = batch_for(line, net, 64)
     with torch.no_grad():
         clean = cross_entropy(net(batch.x), batch.y)
         attacked = cross_entropy(net(run(line, net, batch)), batch.y)
@@ -149,7 +158,7 @@ def test_an_attack_with_epsilon_zero_returns_the_images(line):
 
 @attacks
 def test_an_attack_takes_radii_per_example(line):
-    net, batch = tiny_net().eval().double(), tiny_batch()
+    net, batch = tiny_net().eval().double(), batch_for(line, tiny_net().eval())
     x, radii = batch.x.double(), torch.linspace(0, float(line.attack.threat.epsilon), 8, dtype=torch.float64)
 
     def attack(radius, rows):
@@ -165,7 +174,7 @@ def test_an_attack_takes_radii_per_example(line):
 
 @attacks
 def test_an_attack_takes_soft_labels(line):
-    net, batch = tiny_net().eval().double(), tiny_batch()
+    net, batch = tiny_net().eval().double(), batch_for(line, tiny_net().eval())
     x, noise = batch.x.double(), lambda: noise_of(batch)
     hard = line.attack(net, x, batch.y, noise=noise())
     one_hots = line.attack(net, x, one_hot(batch.y, 4).double(), noise=noise())
@@ -178,7 +187,8 @@ def test_an_attack_takes_soft_labels(line):
 
 @attacks
 def test_an_attack_makes_the_forwards_of_its_line(line):
-    net, batch = tiny_net().eval(), tiny_batch()
+    net = tiny_net().eval()
+    batch = batch_for(line, net)
     read = counting(net)
     run(line, net, batch)
     assert read() == [len(batch.x)] * line.forwards

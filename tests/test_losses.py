@@ -8,7 +8,18 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from inure.balance import CrossEntropy
-from inure.losses import boosted_cross_entropy, cross_entropy, hard, kl, margin, probability_of
+from inure.errors import UserError
+from inure.losses import (
+    boosted_cross_entropy,
+    cross_entropy,
+    dlr,
+    hard,
+    kl,
+    margin,
+    probability_of,
+    targeted_dlr,
+    targeted_margin,
+)
 from tiny import soft
 
 LOGITS = 3 * torch.randn(16, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -71,6 +82,57 @@ def test_margin_stops_climbing_past_kappa():
     assert (values == 0.5).any()
 
 
+TARGET = (Y + 1 + torch.arange(16) % 3) % 4
+
+
+def toward(loss):
+    return lambda logits, y: loss(logits, y, TARGET[: len(logits)])
+
+
+def test_the_difference_of_logits_ratio_compares_the_margin_with_that_of_the_third_class():
+    z, y = LOGITS.numpy(), Y.numpy()
+    expected, aimed, plain = np.zeros(16), np.zeros(16), np.zeros(16)
+    for i, row in enumerate(z):
+        first, _, third, fourth = sorted(row, reverse=True)
+        t = TARGET[i]
+        expected[i] = (max(np.delete(row, y[i])) - row[y[i]]) / (first - third + 1e-12)
+        plain[i] = row[t] - row[y[i]]
+        aimed[i] = plain[i] / (first - (third + fourth) / 2 + 1e-12)
+    for labels in (Y, SOFT):
+        allclose(dlr(LOGITS, labels), expected)
+        allclose(targeted_dlr(LOGITS, labels, TARGET), aimed)
+        allclose(targeted_margin(LOGITS, labels, TARGET), plain)
+    assert torch.equal(dlr(LOGITS, Y) > 0, LOGITS.argmax(1) != Y)
+
+
+@pytest.mark.parametrize("loss", [dlr, toward(targeted_dlr)])
+def test_the_difference_of_logits_ratio_ignores_scale_and_shift(loss):
+    for other in (7 * LOGITS, LOGITS + 30, 1e-3 * LOGITS):
+        assert torch.allclose(loss(other, Y), loss(LOGITS, Y), rtol=1e-8)
+
+
+@pytest.mark.parametrize("loss", [dlr, toward(targeted_dlr)])
+@pytest.mark.parametrize("row", [[1.0] * 4, [5.0, 5, 5, -80], [0.0, 0, 0, 0], [1, 1 + 1e-7, 1, 1], [9.0, 1, 1, 1]])
+def test_ties_give_finite_ratios_and_gradients_in_float32(loss, row):
+    for label in range(4):
+        logits = torch.tensor([row]).requires_grad_()
+        values = loss(logits, torch.tensor([label]))
+        (grad,) = torch.autograd.grad(values.sum(), logits)
+        assert values.dtype == torch.float32
+        assert values.isfinite().all()
+        assert grad.isfinite().all()
+
+
+def test_the_ratio_needs_three_classes_and_the_targeted_one_four():
+    y = torch.zeros(2, dtype=torch.long)
+    assert dlr(torch.randn(2, 3), y).shape == targeted_dlr(torch.randn(2, 4), y, y + 1).shape == (2,)
+    for loss, arguments, least in ((dlr, (y,), 3), (targeted_dlr, (y, y + 1), 4)):
+        message = f"got a net of {least - 1} classes; allowed at least {least} classes for {loss.__name__}; try margin"
+        with pytest.raises(UserError, match=message) as caught:
+            loss(torch.randn(2, least - 1), *arguments)
+        assert "\n" not in str(caught.value)
+
+
 def test_boosted_cross_entropy_adds_the_strongest_wrong_class():
     probs = softmax(LOGITS.numpy(), axis=1)
     strongest = np.where(ONE_HOT.numpy() == 1, 0, probs).max(1)
@@ -93,7 +155,7 @@ def test_probability_of_a_label_is_its_softmax_and_the_mean_under_a_soft_label()
     allclose(probability_of(LOGITS, SOFT), (probs * SOFT.numpy()).sum(1))
 
 
-@pytest.mark.parametrize("loss", [cross_entropy, margin, boosted_cross_entropy, probability_of])
+@pytest.mark.parametrize("loss", [cross_entropy, margin, dlr, boosted_cross_entropy, probability_of])
 def test_a_one_hot_soft_label_is_the_hard_label(loss):
     assert torch.allclose(loss(LOGITS, ONE_HOT), loss(LOGITS, Y), rtol=1e-14, atol=1e-15)
 

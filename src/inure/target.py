@@ -16,6 +16,7 @@ from .data import load as load_images
 from .engine import Engine
 from .errors import UserError
 from .evaluation import Workers, evaluate, wilson
+from .evaluation.flags import flag
 from .load import load, refuse_mode, usual_mode
 from .models import Classifier
 from .run import Run
@@ -114,8 +115,10 @@ def show(summary: dict[str, Any], title: str) -> None:
         console.print(
             f"robust accuracy {percent(summary['robust_accuracy'])} of {total} examples (worst case over the attacks)"
         )
-    for flag in summary["flags"]:
-        console.print(f"warning: {flag['name']} ({flag['severity']}): {flag['detail']}", markup=False)
+    for raised in summary["flags"]:
+        console.print(f"warning: {raised['name']} ({raised['severity']}): {raised['detail']}", markup=False)
+    if not summary["verified"]:
+        console.print("unverified: a severe flag was raised (docs: How to read a robustness number)", markup=False)
 
 
 def parse_mode(text: str | None) -> Any:
@@ -137,7 +140,7 @@ def _flags(run: Run | None, images: ImageSet) -> list[dict[str, str]]:
     if run is None or run.info()["data"]["hash"] != images.hash:
         return []
     detail = f"{images.name} is what the net was trained on; give other images with --data or data.test"
-    return [{"name": "training_images", "severity": "severe", "detail": detail}]
+    return [flag("training_images", detail)]
 
 
 def _start(device: str, devices: int) -> Any:

@@ -116,6 +116,7 @@ def test_the_command_writes_table_figure_and_numbers(run, capsys):
         (["transfer", "RUN", "modes=clean robst"], "--mode: got robst; allowed clean | robust; try robust"),
         (["transfer", "RUN", "modes=clean"], "modes: got ['clean']"),
         (["transfer", "RUN", "suite=clean"], "suite: got clean; allowed a suite that attacks; try pgd20"),
+        (["transfer", "RUN", "suite=apgd"], "suite: got apgd; allowed a suite of FGSM and PGD alone; try pgd20"),
         (["transfer", "RUN", "suite=pgd21"], "suite: got pgd21"),
         (["transfer", "RUN", "steps=3"], "steps: got an unknown field"),
         (["transfer", "RUN", "--examples", "0"], "--examples: got 0"),

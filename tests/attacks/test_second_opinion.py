@@ -4,7 +4,7 @@ import foolbox
 import pytest
 import torch
 
-from inure.attacks import FGSM, PGD
+from inure.attacks import DDN, FGSM, PGD
 from inure.threat import L2, Linf
 from tiny import tiny_batch
 
@@ -41,3 +41,19 @@ def test_iterates_and_robust_accuracy_agree_with_foolbox(net, ours, theirs):
     assert torch.allclose(x_adv, other, rtol=0, atol=1e-5)
     assert accuracy(net, x_adv, y) == accuracy(net, other, y)
     assert 0.02 < accuracy(net, x_adv, y) < 0.98 * accuracy(net, batch.x, y)
+
+
+def test_ddn_finds_the_points_that_foolbox_finds(net):
+    batch = tiny_batch(32)
+    with torch.no_grad():
+        y = net(batch.x).argmax(1)
+    ours = DDN(steps=40).nearest(net, batch.x, y)
+    theirs = foolbox.attacks.DDNAttack(steps=40)
+    _, other, found = theirs(foolbox.PyTorchModel(net, bounds=(0, 1)), batch.x, y, epsilons=None)
+    assert found.all()
+    assert accuracy(net, ours, y) == 0
+    # Single precision lets a few runs part where a point is at the boundary
+    same = (ours - other).abs().flatten(1).amax(1) < 1e-4
+    assert same.float().mean() > 0.8
+    distance, expected = L2().distance(ours, batch.x), L2().distance(other, batch.x)
+    torch.testing.assert_close(distance, expected, rtol=0.02, atol=0)

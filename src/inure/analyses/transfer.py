@@ -7,6 +7,7 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
+from ..attacks import FGSM, PGD
 from ..config import Settings
 from ..console import percent, with_interval
 from ..errors import UserError, unknown_name
@@ -63,6 +64,9 @@ class Transfer(Settings):
         members = SUITES[self.suite](subject.threat)
         if not members:
             raise UserError("suite", self.suite, "a suite that attacks", "pgd20")
+        if any(not isinstance(member.attack, FGSM | PGD) for member in members):
+            # Others look at the prediction on their way, and of all modes at once there is none
+            raise UserError("suite", self.suite, "a suite of FGSM and PGD alone", "pgd20")
         modes = [parse_mode(name) for name in names]
         right: dict[str, list[Tensor]] = {row: [] for row in (_NONE, *names, EVERY)}
         attacked = {**{name: [mode] for name, mode in zip(names, modes, strict=True)}, EVERY: modes}

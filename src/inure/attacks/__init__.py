@@ -5,13 +5,17 @@ from typing import Annotated
 from pydantic import Field
 
 from .apgd import APGD
+from .ddn import DDN
+from .fab import FAB
 from .fgsm import FGSM
 from .gradient import input_gradient
 from .pgd import PGD
 from .pyramid import Pyramid
+from .square import Square
+from .targeted import Targeted
 
 Attack = Annotated[FGSM | PGD | APGD | Pyramid, Field(discriminator="kind")]
 """What a method may search with."""
-ATTACKS = (FGSM, PGD, APGD, Pyramid)
+ATTACKS = (FGSM, PGD, APGD, Pyramid, Square, Targeted, FAB, DDN)
 
-__all__ = ["APGD", "ATTACKS", "FGSM", "PGD", "Attack", "Pyramid", "input_gradient"]
+__all__ = ["APGD", "ATTACKS", "DDN", "FAB", "FGSM", "PGD", "Attack", "Pyramid", "Square", "Targeted", "input_gradient"]

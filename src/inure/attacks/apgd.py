@@ -1,5 +1,7 @@
 """Auto-PGD (Croce and Hein, 2020, arXiv:2003.01690): PGD whose step size follows what each example does."""
 
+import math
+from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 
 import torch
@@ -11,12 +13,15 @@ from ..errors import UserError
 from ..losses import cross_entropy
 from ..models.modes import frozen
 from ..noise import GeneratorNoise
-from ..threat import L2, Linf
+from ..threat import L1, Geometry, Linf, ThreatModel
 from ..types import Crafting, Criterion, Images, Labels, Noise
-from .gradient import input_gradient
+from .apgd_steps import Halving, Sparse
+from .climb import Climb
+from .standing import Standing
 from .worst import Worst
 
-_MOMENTUM = 0.75
+_LARGE_RADII = ((3, 0.3), (2, 0.3))
+"""Factors of epsilon, and their shares of the steps; the rest is at epsilon."""
 
 
 class APGD(Settings):
@@ -28,30 +33,42 @@ class APGD(Settings):
     best loss has not moved since. Two steps from the image itself are what *Seasoning model soups* (Croce et al.,
     2023, arXiv:2302.10164) trains with.
 
+    L1 (Croce and Hein, 2021, arXiv:2103.01208): no momentum, steps of which the sparsity adapts, see ``Sparse``.
+
     Note:
-        Linf and L2. Every example has its own step size and its own best point, so that the loss must be per
-        example; a public trainer that averages it first loses that. The gradient at the last point, which nobody
-        uses, is not computed.
+        Every example has its own step size and its own best point, so that the loss must be per example; a public
+        trainer that averages it first loses that. The gradient at the last point, which nobody uses, is not
+        computed. With ``keep="worst"`` an example is finished at its first misclassified point: it leaves the batch
+        (see ``Climb``), and the next restart; the reference climbs on and returns the last such point.
     """
 
     kind: Literal["apgd"] = "apgd"
-    threat: Annotated[Linf | L2, Field(discriminator="kind")] = Linf()
+    threat: ThreatModel = Linf()
     steps: Annotated[Whole, Field(ge=1)] = 10
     step_size: Annotated[Real, Field(ge=0)] | None = None
-    """The first one, in the units of epsilon. None: 2 * epsilon."""
+    """The first one, in the units of epsilon. None: 2 * epsilon; L1: epsilon."""
     start: Literal["sphere", "uniform", "zero"] = "sphere"
-    """``sphere``: at distance epsilon in a random direction, then clamped to [0, 1]."""
+    """``sphere``: at distance epsilon in a random direction, then clamped to [0, 1]; L1: Gaussian noise, projected."""
     restarts: Annotated[Whole, Field(ge=1)] = 1
     rho: Annotated[Real, Field(ge=0, le=1)] = 0.75
+    """Least share of rising steps; not in L1."""
     eot_samples: Annotated[Whole, Field(ge=1)] = 1
     """Forwards whose gradients are averaged, for nets that draw at random (EoT, Athalye et al., 2018)."""
     keep: Literal["loss", "worst"] = "loss"
     """Which point is returned: the one of highest loss, or a misclassified one first (for verdicts)."""
+    large_radii: bool = False
+    """L1: 30 % of the steps in 3 epsilon, 30 % in 2 epsilon, the rest in epsilon, each from the best point so far."""
 
     @model_validator(mode="after")
     def _restarts_differ(self) -> Self:
         if self.restarts > 1 and self.start == "zero":
             raise UserError("restarts", self.restarts, "1 with start=zero: all would be the same", "start=sphere")
+        return self
+
+    @model_validator(mode="after")
+    def _large_radii_are_for_l1(self) -> Self:
+        if self.large_radii and not isinstance(self.threat, L1):
+            raise UserError("large_radii", True, f"false under {self.threat.kind}: the schedule is that of L1")
         return self
 
     def __call__(
@@ -64,71 +81,98 @@ class APGD(Settings):
         crafting: Crafting | None = None,
         noise: Noise | None = None,
     ) -> Images:
-        """As ``PGD.__call__``. Passes a restart: ``steps + 1`` forwards and ``steps`` backwards, each times EoT."""
-        noise = noise or GeneratorNoise()
-        worst = Worst(x, y, fooled_first=self.keep == "worst")
-        with frozen(model):
-            for _ in range(self.restarts):
-                self._climb(model, x, y, loss, crafting, self._start(x, noise), worst)
-        return worst.x_adv
+        """As ``PGD.__call__``. Passes a restart: ``steps + 1`` forwards and ``steps`` backwards, each times EoT.
 
-    def _climb(
+        With ``large_radii`` three forwards more in place of one. With ``keep="worst"`` fewer: see the note.
+        """
+        return self.search(model, x, y, loss=loss, crafting=crafting, noise=noise).x_adv
+
+    def search(
+        self,
+        model: nn.Module,
+        x: Images,
+        y: Labels,
+        *,
+        loss: Criterion = cross_entropy,
+        crafting: Crafting | None = None,
+        noise: Noise | None = None,
+        real: int | None = None,
+    ) -> Worst:
+        """As ``__call__``; also says who is misclassified. Of the rows only the first ``real`` are no copies."""
+        noise = noise or GeneratorNoise()
+        for_verdict = self.keep == "worst"
+        worst = Worst(x, y, fooled_first=for_verdict, final=for_verdict)
+        left = Standing(~worst.fooled, real) if for_verdict and crafting is None else None
+        with frozen(model):
+            for restart in range(self.restarts):
+                if restart and left is not None:
+                    left = Standing(~worst.fooled, real)
+                    if not left.size:
+                        break
+                self._restart(model, x, y, loss, crafting, noise, worst, left)
+        return worst
+
+    def _restart(
         self,
         model: nn.Module,
         x: Images,
         y: Labels,
         loss: Criterion,
         crafting: Crafting | None,
-        x_adv: Images,
+        noise: Noise,
         worst: Worst,
+        left: Standing | None,
     ) -> None:
-        step_size = self._first_step(x)
-        length = checkpoint = max(int(0.22 * self.steps), 1)
-        if crafting is not None:
-            x_adv = crafting.step(0, x_adv, x)
-        grad, values, logits = input_gradient(model, x_adv, y, loss, self.eot_samples)
-        worst.offer(x_adv, values, logits)
-        before, x_best, grad_best, loss_best = x_adv, x_adv, grad, values
-        at_checkpoint, rises, halved = values, torch.zeros_like(values), torch.ones_like(values, dtype=torch.bool)
-        for k in range(1, self.steps + 1):
-            target = self.threat.project(self.threat.ascend(x_adv, grad, step_size), x)
-            share = _MOMENTUM if k > 1 else 1.0
-            moved = x_adv + share * (target - x_adv) + (1 - share) * (x_adv - before)
-            before, x_adv = x_adv, self.threat.project(moved, x)
-            if crafting is not None and k < self.steps:
-                x_adv = crafting.step(k, x_adv, x)
-            last, previous = k == self.steps, values
-            grad, values, logits = input_gradient(model, x_adv, y, loss, self.eot_samples, backward=not last)
-            worst.offer(x_adv, values, logits)
-            if last:
-                return
-            rises = rises + (values > previous)
-            better = values > loss_best
-            x_best, grad_best = _where(better, x_adv, x_best), _where(better, grad, grad_best)
-            loss_best = torch.where(better, values, loss_best)
-            if k == checkpoint:
-                stuck = ~halved & (loss_best <= at_checkpoint)
-                halved = (rises < self.rho * length) | stuck
-                step_size = torch.where(halved, step_size / 2, step_size)
-                x_adv, grad = _where(halved, x_best, x_adv), _where(halved, grad_best, grad)
-                at_checkpoint, rises = loss_best, torch.zeros_like(rises)
-                length = max(length - max(int(0.03 * self.steps), 1), max(int(0.06 * self.steps), 1))
-                checkpoint += length
+        threat = self.threat
+        if left is not None:
+            (x, y), threat, loss, noise = left.of(x, y), left.threat(threat), left.loss(loss), left.noise(noise)
+        phases = list(self._phases(threat))
+        x_adv = self._start(x, phases[0][0], noise)
+        for number, (ball, first_step, steps) in enumerate(phases, start=1):
+            climb = Climb(
+                model,
+                x,
+                y,
+                loss=loss,
+                threat=ball,
+                rule=self._rule(_per_example(first_step, x), steps),
+                samples=self.eot_samples,
+                crafting=crafting,
+                # Points of a larger ball do not count
+                worst=worst if number == len(phases) else None,
+                left=left,
+            )
+            x_adv = climb.run(x_adv if number == 1 else ball.project(x_adv, x), steps)
 
-    def _first_step(self, x: Images) -> Tensor:
-        first = 2 * self.threat.epsilon if self.step_size is None else self.step_size
-        return first * torch.ones(len(x), device=x.device, dtype=x.dtype)
+    def _phases(self, threat: Geometry) -> Iterator[tuple[Geometry, float | Tensor, int]]:
+        """(ball, first step, number of steps) of each part of the run."""
+        alpha = 1 if isinstance(threat, L1) else 2
+        first_step = alpha * threat.epsilon if self.step_size is None else self.step_size
+        rest = self.steps
+        for factor, share in _LARGE_RADII if self.large_radii else ():
+            steps = min(math.ceil(share * self.steps), rest - 1)
+            if steps:
+                yield threat.with_epsilon(factor * threat.epsilon), factor * first_step, steps
+            rest -= steps
+        yield threat, first_step, rest
 
-    def _start(self, x: Images, noise: Noise) -> Images:
+    def _rule(self, first_step: Tensor, steps: int) -> Halving | Sparse:
+        if isinstance(self.threat, L1):
+            return Sparse(first_step, steps, from_start=self.large_radii)
+        return Halving(first_step, steps, self.rho)
+
+    def _start(self, x: Images, threat: Geometry, noise: Noise) -> Images:
         if self.start == "uniform":
-            return self.threat.random_start(x, noise)
+            return threat.random_start(x, noise)
         if self.start == "zero":
             return x.clone()
-        away = 2 * noise.uniform(x) - 1 if isinstance(self.threat, Linf) else noise.normal(x)
-        norm = self.threat.distance(away, torch.zeros_like(away)).clamp_min(1e-12)
-        scale = self.threat.epsilon / norm
-        return self.threat.project(x + scale.view(-1, 1, 1, 1) * away, x)
+        if isinstance(threat, L1):
+            return threat.project(x + noise.normal(x), x)
+        away = 2 * noise.uniform(x) - 1 if isinstance(threat, Linf) else noise.normal(x)
+        norm = threat.distance(away, torch.zeros_like(away)).clamp_min(1e-12)
+        scale = threat.epsilon / norm
+        return threat.project(x + scale.view(-1, 1, 1, 1) * away, x)
 
 
-def _where(mask: Tensor, yes: Images, no: Images) -> Images:
-    return torch.where(mask.view(-1, 1, 1, 1), yes, no)
+def _per_example(value: float | Tensor, x: Images) -> Tensor:
+    return value * torch.ones(len(x), device=x.device, dtype=x.dtype)

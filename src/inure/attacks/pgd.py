@@ -59,17 +59,31 @@ class PGD(Settings):
             (B, C, H, W), detached. Passes: ``steps`` forwards and backwards a restart, each times
             ``eot_samples``, and one forward more with ``keep="worst"`` or several restarts.
         """
-        noise = noise or GeneratorNoise()
+        if self.restarts > 1 or self.keep == "worst":
+            return self.search(model, x, y, loss=loss, crafting=crafting, noise=noise).x_adv
         with frozen(model):
-            if self.restarts == 1 and self.keep == "last":
-                return self._climb(model, x, y, loss, crafting, noise, None)
-            worst = Worst(x, y)
+            return self._climb(model, x, y, loss, crafting, noise or GeneratorNoise(), None)
+
+    def search(
+        self,
+        model: nn.Module,
+        x: Images,
+        y: Labels,
+        *,
+        loss: Criterion = cross_entropy,
+        crafting: Crafting | None = None,
+        noise: Noise | None = None,
+        real: int | None = None,
+    ) -> Worst:
+        """As ``__call__``; also says who is misclassified. ``real`` is for searches that leave who is: here unused."""
+        worst, noise = Worst(x, y), noise or GeneratorNoise()
+        with frozen(model):
             for _ in range(self.restarts):
                 x_adv = self._climb(model, x, y, loss, crafting, noise, worst if self.keep == "worst" else None)
                 with torch.no_grad():
                     logits = model(x_adv)
                     worst.offer(x_adv, loss(logits, y), logits)
-            return worst.x_adv
+        return worst
 
     def _climb(
         self,

@@ -13,7 +13,7 @@ from .examples import Examples
 from .journal import Journal
 from .pictures import Pictures
 from .suites import Member
-from .verdicts import PADDING, Metered, Verdicts, judge, padded_size
+from .verdicts import PADDING, Metered, Verdicts, judge, out_of_memory, padded_size
 
 _SMALLEST_BATCH = 8
 
@@ -91,7 +91,7 @@ class Cascade:
                 padding=self.padding,
             )
         except RuntimeError as error:
-            if not _out_of_memory(error) or not self._retreat(len(chosen)):
+            if not out_of_memory(error) or not self._retreat(len(chosen)):
                 raise
         # Here the error is gone, and with its traceback the tensors that it held
         if self.device.type == "cuda":
@@ -157,9 +157,3 @@ def _repeatable(device: torch.device) -> Iterator[None]:
     finally:
         torch.set_num_threads(threads)
         torch.set_float32_matmul_precision(precision)
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    """CUDA has a type of its own for it; the CPU and MPS say it in words."""
-    words = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, torch.OutOfMemoryError) or any(w in str(error).lower() for w in words)

@@ -27,6 +27,7 @@ from ..threat import Geometry, describe_threat, parse_threat
 from ..types import Criterion
 from .cascade import Cascade
 from .examples import Examples
+from .flags import flag, probe
 from .journal import Journal
 from .pictures import Pictures
 from .results import read_results, set_aside, write_results
@@ -121,8 +122,8 @@ def evaluate(
     else:
         applied = mode
     metered = Metered(in_float32(model, place), applied)
-    _check_model(metered, examples, place)
-    members = SUITES[suite](threat)
+    classes = _check_model(metered, examples, place)
+    members, left_out = _fitting(SUITES[suite](threat), classes)
     protocol = _protocol(model, examples, members, suite, threat, seed, mode, place)
     if resume and out is not None and (finished := read_results(out, protocol)):
         table, summary = finished
@@ -131,6 +132,8 @@ def evaluate(
     bars = Bars(quiet=quiet or workers.rank > 0)
     if out is not None and not resume and workers.rank == 0 and (previous := set_aside(out)):
         bars.say(f"the results that were in {out} are now in {previous}")
+    averages = any(getattr(member.attack, "eot_samples", 1) > 1 for member in members)
+    doubts = [*flags, *left_out, *(probe(metered, examples, place, averages=averages) if members else [])]
     journal = Journal(out, workers.rank, workers.world_size)
     journal.begin(protocol, resume=resume)
     rows = torch.arange(workers.rank, len(examples), workers.world_size)
@@ -161,7 +164,7 @@ def evaluate(
         **({"command": command} if command else {}),
     }
     result = Evaluation(
-        standing(table, examples.index), summarize(records, table, order, fixed, flags), table, pictures.columns()
+        standing(table, examples.index), summarize(records, table, order, fixed, doubts), table, pictures.columns()
     )
     if out is not None and workers.rank == 0:
         write_results(out, table, result.summary)
@@ -221,8 +224,18 @@ def _device_of(model: nn.Module) -> torch.device:
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
-def _check_model(model: Metered, examples: Examples, device: torch.device) -> None:
-    """One forward of a few copies of the first image: what cannot work is said before anything is written."""
+def _fitting(members: list[Member], classes: int) -> tuple[list[Member], list[dict[str, str]]]:
+    """The attacks that make sense for so many classes, and a flag for the others."""
+    fitting = [member for member in members if classes >= member.classes]
+    names = ", ".join(f"{m.name} (needs {m.classes})" for m in members if m not in fitting)
+    return fitting, [flag("few_classes", f"{classes} classes: left out {names}")] if names else []
+
+
+def _check_model(model: Metered, examples: Examples, device: torch.device) -> int:
+    """How many classes there are.
+
+    By one forward of a few copies of the first image: what cannot work is said before anything is written.
+    """
     images = examples.images(torch.zeros(8, dtype=torch.long), device)
     shape = tuple(images.shape[1:])
     try:
@@ -240,6 +253,7 @@ def _check_model(model: Metered, examples: Examples, device: torch.device) -> No
     if low < 0 or high >= logits.shape[1]:
         allowed = f"0 to {logits.shape[1] - 1}: the net has {logits.shape[1]} outputs"
         raise UserError("labels", f"classes {low} to {high}", allowed, "the data set that the net was trained on")
+    return logits.shape[1]
 
 
 def _describe(loss: Criterion) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from .flags import flag, square_beats_white_box
 from .intervals import wilson
 
 SCHEMA_VERSION = 1
@@ -58,7 +59,6 @@ def summarize(
 
     ``verified``: every perturbation was checked in float64 when it was judged, and no severe flag was raised.
     """
-    found = [*flags, *_flags(records, table)]
     total = sum(attack == "clean" for attack in table["attack"].to_pylist())
     left = {row["index"] for row in table.to_pylist() if row["attack"] == "clean" and row["robust"]}
     clean_right = len(left)
@@ -67,6 +67,9 @@ def summarize(
         own = [r for r in records if r["attack"] == name]
         left -= {row["index"] for row in table.to_pylist() if row["attack"] == name and not row["robust"]}
         attacks.append({"name": name, "robust_accuracy": _share(len(left), total), **_costs(own)})
+    standing_after = [("clean", clean_right), *((a["name"], round(a["robust_accuracy"] * total)) for a in attacks)]
+    masked = square_beats_white_box(standing_after, total)
+    found = [*flags, *_flags(records, table), *([masked] if masked else [])]
     robust = len(left) if attacks else None
     return {
         "schema_version": SCHEMA_VERSION,
@@ -96,14 +99,14 @@ def _share(count: int, total: int) -> float:
 
 
 def _flags(records: list[dict[str, Any]], table: pa.Table) -> list[dict[str, str]]:
-    """Logits and gradients that are not finite; the evaluation issue adds the others."""
+    """Logits and gradients that were not finite."""
     flags = []
     if bad := sum(prediction == -1 for prediction in table["adversarial_prediction"].to_pylist()):
         detail = f"{bad} of {table.num_rows} predictions had logits that are not finite; they count as wrong"
-        flags.append({"name": "non_finite_logits", "severity": "severe", "detail": detail})
+        flags.append(flag("non_finite_logits", detail))
     if stuck := sum(r["bad_gradients"] > 0 for r in records):
         detail = f"in {stuck} batches a gradient was not finite and was taken as zero; the attack may be too weak there"
-        flags.append({"name": "non_finite_gradients", "severity": "severe", "detail": detail})
+        flags.append(flag("non_finite_gradients", detail))
     return flags
 
 

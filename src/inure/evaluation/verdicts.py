@@ -152,3 +152,9 @@ def _refuse_invalid(x_adv: Images, distance: Tensor, threat: Geometry, member: M
         raise RuntimeError(f"{name}: returned images that are not finite or not in [0, 1]")
     if float(distance.max()) > float(threat.epsilon) + TOLERANCE:
         raise RuntimeError(f"{name}: returned a perturbation of {float(distance.max())} > {threat.epsilon}")
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether that is what an error says. CUDA has a type of its own for it; the CPU and MPS say it in words."""
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(w in str(error).lower() for w in words)
