@@ -24,7 +24,8 @@ from warm_commands import Shell, warm_shell
 
 ROOT = Path(__file__).parent.parent
 CARDS = sorted((ROOT / "docs/cards").glob("*.md"))
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "docs/guide.md", ROOT / "docs/dial.md", *CARDS]
+GUIDES = [ROOT / "docs" / f"{name}.md" for name in ("guide", "dial", "robustness")]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *GUIDES, *CARDS]
 TAGS = {"run", "slow", "gpu", "show", "save"}
 HEADINGS = ["Objective", "Knobs", "Cost", "Composes with", "Evidence", "Deviations", "Paper"]
 

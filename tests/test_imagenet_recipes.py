@@ -83,7 +83,7 @@ def one_epoch(name, folder, *overrides, each=2):
 
 def assert_trained(run):
     (epoch,) = records(run)
-    assert {*epoch["train"]} == {"loss", "clean", "robust", "grad_norm"}
+    assert {*epoch["train"]} == {"loss", "clean", "robust", "attack_success", "grad_norm"}
     assert all(math.isfinite(value) for value in epoch["train"].values())
     assert all(tensor.isfinite().all() for tensor in weights(run).values())
     assert json.loads((run / "run.json").read_text())["status"] == "finished"

@@ -58,7 +58,7 @@ def unknown_name(setting: str, given: str, names: Iterable[str], where_to_look: 
     """The mistake of a name that does not exist, with the nearest ones that do."""
     names = list(names)
     known = where_to_look or f"one of {len(names)} names"
-    allowed = " | ".join(names) if len(names) <= 12 else known
+    allowed = " | ".join(names) if len(names) <= 20 else known
     return UserError(setting, given, allowed, " or ".join(_nearest(given, names)) or where_to_look)
 
 

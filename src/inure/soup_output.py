@@ -119,7 +119,7 @@ def figure(points: list[Point], domains: tuple[str, ...], protocol: dict[str, An
         axes.set_xlabel(f"weight of {domains[1]} (grey: between {domains[0]} and {domains[1]}; beyond: extrapolated)")
         axes.set_ylabel("accuracy, %")
         axes.set_ylim(0, 102)
-        axes.legend(frameon=False, loc="lower center")
+        axes.legend(frameon=False, loc="best")
     else:
         front = pareto_front(points)
         axes.plot(clean, robust, "o", color="0.7", markersize=3, label="soups")

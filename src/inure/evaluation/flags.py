@@ -5,6 +5,7 @@ A flag is data: name, severity, what was found. ``severe`` makes the headline un
 reference's (AutoAttack, Croce and Hein, 2020, arXiv:2003.01690), the others ours.
 """
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from .verdicts import Metered, out_of_memory, pad
 PROBED = 64
 """The first examples, which the probes look at."""
 _FEWEST = 8
+_ENGINE = threading.Lock()
 
 
 class Rule(NamedTuple):
@@ -120,7 +122,7 @@ def square_beats_white_box(standing: Sequence[tuple[str, int]], total: int) -> d
 
 def _logits(model: Metered, x: Images) -> Tensor:
     with torch.no_grad():
-        return model(pad(x))[: len(x)]
+        return model(pad(x, _FEWEST))[: len(x)]
 
 
 def _randomised(model: Metered, x: Images, y: Tensor, first: Tensor, averages: bool) -> dict[str, str] | None:
@@ -165,9 +167,9 @@ def _batch_dependent(model: Metered, x: Images, logits: Tensor) -> dict[str, str
 
 
 def _zero_gradient(model: Metered, x: Images, y: Tensor) -> dict[str, str] | None:
-    inputs = pad(x).detach().requires_grad_()
+    inputs = pad(x, _FEWEST).detach().requires_grad_()
     with torch.enable_grad():
-        values = margin(model(inputs), pad(y), kappa=torch.inf)
+        values = margin(model(inputs), pad(y, _FEWEST), kappa=torch.inf)
         try:
             (grad,) = torch.autograd.grad(values.sum(), inputs)
         except RuntimeError as error:
@@ -210,13 +212,16 @@ def _counted(model: Metered, x: Images) -> tuple[Tensor, int]:
 
 @contextmanager
 def _backwards() -> Iterator[list[None]]:
-    """Counts backwards that start inside: all go through autograd's engine, whatever function asked for them."""
+    """Counts this thread's backwards inside: all go through autograd's engine, whatever function asked for them."""
+    _ENGINE.acquire()  # one at a time: two would put back each other's
     engine: Any = Variable._execution_engine
     calls: list[None] = []
+    thread = threading.get_ident()
 
     class Counting:
         def run_backward(self, *arguments: Any, **options: Any) -> Any:
-            calls.append(None)
+            if threading.get_ident() == thread:
+                calls.append(None)
             return engine.run_backward(*arguments, **options)
 
         def __getattr__(self, name: str) -> Any:
@@ -227,3 +232,4 @@ def _backwards() -> Iterator[list[None]]:
         yield calls
     finally:
         Variable._execution_engine = engine
+        _ENGINE.release()
