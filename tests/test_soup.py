@@ -1,6 +1,7 @@
 """Soups: grids, rules of choice, and a sweep against separate evaluations of every mix."""
 
 import json
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -12,6 +13,8 @@ from inure.averaging.soup import Point, affine_grid, choose, describe_mix, paret
 from inure.averaging.whole_nets import greedy_members, join, uniform_soup, weighted_soup
 from inure.checkpoints import write_weights
 from inure.commands import _run
+from inure.console import Bars
+from inure.data import Readout
 from inure.data import load as load_images
 from inure.errors import UserError
 from inure.evaluation import SUITES, evaluate
@@ -20,6 +23,7 @@ from inure.evaluation.sweep import sweep
 from inure.load import load
 from inure.models.adapters.stacks import adapter_names
 from inure.recipe import load_recipe
+from inure.soup_shifts import adapt_to_shifts
 from inure.target import parse_mode
 from inure.threat import Linf
 from inure.train import train
@@ -347,6 +351,27 @@ def test_a_soup_is_chosen_for_every_shifted_set_and_measured_on_its_other_images
     assert gain == pytest.approx(shifted["mean"]["few labels"] - shifted["mean"]["against"])
     assert (out / "shifts.png").read_bytes().startswith(b"\x89PNG")
     assert len((out / "shifts.md").read_text().splitlines()) == 5
+
+
+def test_sets_of_other_classes_are_read_through_their_readout(run, relatives):
+    net, other, digits = load(run), load(relatives[0]), load_images("digits", "test")
+    chosen = (3, 8, 9)
+    kept = torch.isin(digits.labels, torch.tensor(chosen)).nonzero().flatten()
+    some = digits.subset(kept)
+    labels = torch.tensor([chosen.index(int(label)) for label in some.labels])
+    readout = Readout(groups=tuple((k,) for k in chosen), classes=10)
+    images = replace(some, labels=labels, class_names=("3", "8", "9"), readout=readout)
+    shifted = adapt_to_shifts(
+        net, [images], affine_grid(net.domains, "0:1:0.5"), 20, baseline=other, seed=0, batch_size=32,
+        device=torch.device("cpu"), bars=Bars(quiet=True),
+    )  # fmt: skip
+    rest = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[20:]
+    x = images.batch(rest).float() / 255
+    (part,) = shifted["sets"]
+    for name, model, mix in (("clean", net, "clean"), ("robust", net, "robust"), ("against", other, None)):
+        right = (model(x, mix=mix)[:, list(chosen)].argmax(1) == labels[rest]).double().mean().item()
+        assert part["choices"][name]["accuracy"] == pytest.approx(right), name
+    assert part["choices"]["gradient on the labels"]["accuracy"] > 1 / 3
 
 
 def test_a_run_without_domains_is_refused(tmp_path, capsys):

@@ -91,7 +91,9 @@ def make_soup(
             chosen |= {"uniform": _equal(classifier.domains), "greedy": bench.greedy()}
         adapted = None
         if few_shot and not shifts:
-            adapted = adapt_to_set(classifier, images, found, few_shot, seed=seed, batch_size=batch_size, device=place)
+            adapted = adapt_to_set(
+                bench.classifier, images, found, few_shot, seed=seed, batch_size=batch_size, device=place
+            )
         shifted = None
         if found_shifts:
             baseline = None if against is None else in_mode(load(against))
@@ -126,7 +128,8 @@ class Bench:
         self, classifier: Classifier, images: ImageSet, threat: Geometry, suite: str, seed: int, batch_size: int,
         device: torch.device, bars: Bars,
     ) -> None:  # fmt: skip
-        self.classifier, self.images, self.threat, self.suite = classifier, images, threat, suite
+        self.classifier, self.images = classifier.read_as(images.readout), images
+        self.threat, self.suite = threat, suite
         self.seed, self.batch_size, self.device, self.bars = seed, batch_size, device, bars
         self.forwards = self.backwards = 0
         self._known: dict[str, Point] = {}

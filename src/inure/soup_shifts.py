@@ -89,11 +89,12 @@ def adapt_to_shifts(
     """
     every: list[_Choices] = []
     for number, images in enumerate(sets, start=1):
+        net = classifier.read_as(images.readout)
         found = sweep(
-            classifier, Examples.of(images, None), mixes, [], threat=Linf(epsilon=0.0), seed=seed,
+            net, Examples.of(images, None), mixes, [], threat=Linf(epsilon=0.0), seed=seed,
             batch_size=batch_size, device=device,
         )  # fmt: skip
-        every.append(_Choices(classifier, images, found, shots, seed, batch_size, device))
+        every.append(_Choices(net, images, found, shots, seed, batch_size, device))
         bars.show("shifts", number, len(sets), unit="sets")
     means = torch.stack([part.found.clean[:, part.shots].double().mean(1) for part in every]).mean(0)
     # One labelled set for all: ties as everywhere
@@ -101,7 +102,8 @@ def adapt_to_shifts(
     for part in every:
         part.add(SINGLE, mixes[single], part.found.clean[single, part.rest])
         if baseline is not None:
-            part.add(AGAINST, None, _right(baseline, part.images, part.rest, batch_size, device))
+            other = baseline.read_as(part.images.readout)
+            part.add(AGAINST, None, _right(other, part.images, part.rest, batch_size, device))
     names = [*every[0].right]
     rivals = [name for name in names if name not in (LABELS, *_OTHER_CHOOSERS)]
     return {

@@ -64,18 +64,19 @@ class Classifier(nn.Module):
         """Names of the domains that have parameters of their own; an adapted net has at least two."""
         return self.mixture.domains if self.mixture is not None else ()
 
-    def read_as(self, readout: "Readout") -> "Classifier":
+    def read_as(self, readout: "Readout | None") -> "Classifier":
         """This net with its logits passed through ``readout``: the same parameters, domains and mixes.
 
-        Its ``num_classes`` are those of the readout. A net that is read so already is returned as it is.
+        Its ``num_classes`` are those of the readout. A net that is read so already is returned as it is; None, what
+        sets of the net's own classes have, is for nets that are not read otherwise.
 
         Raises:
             UserError: If the readout is for another number of classes, or the net is read otherwise already.
         """
         if self.readout == readout:
             return self
-        if self.readout is not None or self.num_classes not in (None, readout.classes):
-            given = f"{readout.name or 'a readout'}, for nets of {readout.classes} classes"
+        if readout is None or self.readout is not None or self.num_classes not in (None, readout.classes):
+            given = f"{readout.name or 'a readout'}, for nets of {readout.classes} classes" if readout else None
             raise UserError("readout", given, f"a readout of {self.num_classes} classes, as this net has")
         other = copy.copy(self)
         other.readout, other.num_classes = readout, len(readout.groups)
