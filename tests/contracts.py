@@ -6,7 +6,7 @@ or schedule is added here, and a piece without a line fails ``test_every_piece_h
 
 from typing import Any, NamedTuple
 
-from inure.attacks import APGD, DDN, FAB, FGSM, PGD, Pyramid, Square, Targeted
+from inure.attacks import APGD, DDN, FAB, FGSM, PGD, Pyramid, Square, Targeted, Transferred
 from inure.averaging import EMA, SWA
 from inure.balance import CrossEntropy
 from inure.methods import MART, PGDAT, TRADES, CoTraining, FastAdvProp, Standard
@@ -14,6 +14,7 @@ from inure.optimizers import SGD, AdamW
 from inure.perturbation import AWP
 from inure.schedules import Constant, Cosine, OneCycle, Piecewise, Ramp
 from inure.threat import L1, L2, Linf, ThreatModel
+from tiny import tiny_net
 
 
 class AttackLine(NamedTuple):
@@ -84,6 +85,9 @@ ATTACKS = [
     AttackLine(FAB(threat=_FAR_L2, steps=6, restarts=2, stop_at_epsilon=False), 16, stops=True),
     AttackLine(FAB(threat=_FAR_L1, steps=8, targets=2, stop_at_epsilon=False), 20, stops=True),
     AttackLine(DDN(threat=_FAR_L2, steps=25, stop_at_epsilon=False), 25, stops=True),
+    # On a second net with the same weights; the net that is attacked is not asked
+    AttackLine(Transferred(threat=_LINF, search=APGD(steps=10)).crafted_on(tiny_net()), 0),
+    AttackLine(Transferred(threat=_L2, search=PGD(steps=20), source="runs/a").crafted_on(tiny_net()), 0),
 ]
 
 METHODS = [

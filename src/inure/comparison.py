@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow.parquet
 
 from .errors import UserError
+from .evaluation.intervals import Z95
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Comparison:
     def interval95(self) -> tuple[float, float]:
         """Wald's interval of a paired difference (normal approximation)."""
         share_a, share_b = self.only_a / self.examples, self.only_b / self.examples
-        half = 1.959964 * math.sqrt(max(share_a + share_b - (share_b - share_a) ** 2, 0) / self.examples)
+        half = Z95 * math.sqrt(max(share_a + share_b - (share_b - share_a) ** 2, 0) / self.examples)
         return self.difference - half, self.difference + half
 
 
@@ -102,9 +103,10 @@ def _read(path: Path, setting: str, suite: str) -> dict[int, tuple[int, bool, bo
     candidates = [path, path / "outcomes.parquet", path / "evaluations" / suite / "outcomes.parquet"]
     file = next((c for c in candidates if c.is_file()), None)
     if file is None:
-        raise UserError(
-            setting, str(path), "outcomes.parquet, its folder, or a run that was evaluated", "inure evaluate"
-        )
+        folders = [folder / "sets" for folder in (path, path / "evaluations" / suite)]
+        of_sets = next((folder for folder in folders if folder.is_dir()), None)
+        remedy = f"one of {of_sets}/*" if of_sets else "inure evaluate"
+        raise UserError(setting, str(path), "outcomes.parquet, its folder, or a run that was evaluated", remedy)
     try:
         table = pyarrow.parquet.read_table(file)
         rows = table.select(["index", "label", "attack", "robust"]).to_pylist()

@@ -1,5 +1,6 @@
 """What a person sees while something runs: progress bars with rates and time left, and tables. All on stderr."""
 
+from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import Any, Self
 
@@ -21,13 +22,29 @@ def stderr() -> Console:
     return Console(stderr=True, highlight=False)
 
 
+_OPEN: ContextVar["Bars | None"] = ContextVar("open bars", default=None)
+"""The innermost ones."""
+
+
 class Bars:
-    """Progress bars; with ``quiet`` none. On a stderr that is no terminal: plain lines at milestones."""
+    """Progress bars; with ``quiet`` none, nor on a stderr that is no terminal.
+
+    While others are open, these stand below them and go when they are closed.
+    """
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self.console = stderr()
         self.quiet = quiet
-        self._progress = Progress(
+        self._outer = None if quiet else _OPEN.get()
+        if self._outer is not None:
+            self.console, self._progress = self._outer.console, self._outer._progress
+        else:
+            self.console = stderr()
+            self._progress = self._new_progress()
+        self._tasks: dict[str, TaskID] = {}
+        self._token: Token[Bars | None] | None = None
+
+    def _new_progress(self) -> Progress:
+        return Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
@@ -36,19 +53,28 @@ class Bars:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
             console=self.console,
-            disable=quiet or not self.console.is_terminal,
+            disable=self.quiet or not self.console.is_terminal,
             refresh_per_second=4,
         )
-        self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        if self._outer is None:
+            self._progress.start()
+        if not self.quiet:
+            self._token = _OPEN.set(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        if self._token is not None:
+            _OPEN.reset(self._token)
+        if self._outer is None:
+            self._progress.stop()
+            return
+        for task in self._tasks.values():
+            self._progress.remove_task(task)
+        self._tasks.clear()
 
     def show(self, name: str, done: int, total: int, *, note: str = "", unit: str = "") -> None:
         """Move the bar ``name``, made at its first call."""

@@ -1,6 +1,7 @@
 """export(): a soup as a plain net for others to load, or the parameters per domain alone."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +18,31 @@ from .models.from_file import is_file_function
 from .models.timm_net import constructor_arguments
 from .run import Run
 
-FORMATS = ("timm", "safetensors", "adapters")
+FORMATS = ("timm", "safetensors", "adapters", "robustbench")
 
 
-def export(target: str | Path, format: str, *, mode: Any = None, out: str | Path | None = None) -> Path:
+def export(
+    target: str | Path,
+    format: str,
+    *,
+    mode: Any = None,
+    out: str | Path | None = None,
+    info: Mapping[str, str] | None = None,
+) -> Path:
     """Write the net of a run.
 
     ``timm``: a folder with ``config.json`` and ``model.safetensors``; ``timm.create_model("local-dir:FOLDER",
     pretrained=True)`` makes the net, whose images must be normalised with the mean and std of its
     ``pretrained_cfg``. ``safetensors``: the state of the folded classifier, normalisation included.
     ``adapters``: only what exists once per domain, to be loaded into an adapted net with ``strict=False``.
+    ``robustbench``: a submission, see ``export_robustbench``.
 
     Args:
         target: A run directory.
-        format: One of the three.
+        format: One of the four.
         mode: The domain, or weights by name, that a plain net is made of; the robust domain by default.
         out: The folder or file; ``RUN/export/FORMAT`` by default.
+        info: For ``robustbench`` alone: what a run cannot know, such as title and authors.
 
     Returns:
         The path written.
@@ -42,6 +52,12 @@ def export(target: str | Path, format: str, *, mode: Any = None, out: str | Path
     """
     if format not in FORMATS:
         raise UserError("--format", format, " | ".join(FORMATS))
+    if format == "robustbench":
+        from .robustbench import export_robustbench
+
+        return export_robustbench(target, mode=mode, out=out, info=info).folder
+    if info:
+        raise UserError("--info", ", ".join(info), f"nothing with --format {format}", "--format robustbench")
     run = Run.open(Path(target), "RUN")
     classifier = load(target)
     if format == "adapters":
@@ -56,13 +72,18 @@ def export(target: str | Path, format: str, *, mode: Any = None, out: str | Path
         files.write_bytes(path, tensor_bytes(plain.state_dict(), mode=json.dumps(mode or usual_mode(classifier))))
         return path
     path = Path(out) if out else run.path / "export" / "timm"
-    config = _timm_config(run, plain.net, plain.mean.flatten().tolist(), plain.std.flatten().tolist())
+    config = timm_config(run, plain.net, plain.mean.flatten().tolist(), plain.std.flatten().tolist())
     files.write_bytes(path / "model.safetensors", tensor_bytes(plain.net.state_dict()))
     files.write_json(path / "config.json", config)
     return path
 
 
-def _timm_config(run: Run, net: nn.Module, mean: list[float], std: list[float]) -> dict[str, Any]:
+def timm_config(run: Run, net: nn.Module, mean: list[float], std: list[float]) -> dict[str, Any]:
+    """The ``config.json`` of a folder that timm loads; ``model_args`` make ``net`` of the name ``architecture``.
+
+    Raises:
+        UserError: If no name and arguments do.
+    """
     import timm
 
     if any(isinstance(module, Stacks) for module in net.modules()):

@@ -1,18 +1,16 @@
 """What ``inure soup`` leaves behind and shows: tables, figures, numbers, and the soups of shifted sets."""
 
-import io
 from pathlib import Path
 from typing import Any
 
 from . import files
 from .averaging.soup import Point, pareto_front
 from .console import markdown, percent, stderr, table, with_interval
+from .drawing import heat_map, png
 
 _HEADER = ["soup", "clean [95 %]", "robust [95 %]", "chosen as"]
 _CHOOSERS = ["chosen by", "soup", "accuracy [95 %]"]
 _MOST_ROWS = 40
-_DARK = 0.7
-"""From which share of a colour scale on figures in it are white."""
 _FAR = 1.5
 """Norm of a mix, over the domains', from which on a chosen mix is warned of."""
 
@@ -129,7 +127,7 @@ def figure(points: list[Point], domains: tuple[str, ...], protocol: dict[str, An
         axes.legend(frameon=False)
     axes.set_title(f"{protocol['suite']} under {protocol['threat']}, {protocol['examples']} images", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
-    return _png(drawing)
+    return png(drawing)
 
 
 def shift_figure(shifted: dict[str, Any]) -> bytes:
@@ -151,20 +149,14 @@ def shift_figure(shifted: dict[str, Any]) -> bytes:
     drawing = Figure(figsize=(8, 0.9 + 0.3 * len(kinds)), layout="constrained")
     panels = drawing.subplots(1, 2, sharey=True)
     span = max(1.0, max(abs(v) for row in gain for v in row))
+    labels = [kind.replace("_", " ") for kind in kinds]
     titles = (f"weight of {last} in the chosen soup", "gain over the best single soup, points")
     for axes, values, title, limits in zip(panels, (weight, gain), titles, ((-0.4, 1.4), (-span, span)), strict=True):
-        picture = axes.imshow(values, cmap="RdBu", vmin=limits[0], vmax=limits[1], aspect="auto")
-        for row, line in enumerate(values):
-            for column, value in enumerate(line):
-                dark = abs(2 * (value - limits[0]) / (limits[1] - limits[0]) - 1) > _DARK
-                colour = "white" if dark else "black"
-                axes.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=7, color=colour)
-        axes.set_xticks(range(5), ["1", "2", "3", "4", "5"])
+        picture = heat_map(axes, values, rows=labels, columns=["1", "2", "3", "4", "5"], limits=limits)
         axes.set_xlabel("severity")
         axes.set_title(title, fontsize=10)
         drawing.colorbar(picture, ax=axes, shrink=0.8)
-    panels[0].set_yticks(range(len(kinds)), [kind.replace("_", " ") for kind in kinds])
-    return _png(drawing)
+    return png(drawing)
 
 
 def _bars(shifted: dict[str, Any]) -> bytes:
@@ -182,10 +174,4 @@ def _bars(shifted: dict[str, Any]) -> bytes:
     axes.set_xlabel("accuracy, %")
     axes.spines[["top", "right"]].set_visible(False)
     drawing.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
-    return _png(drawing)
-
-
-def _png(drawing: Any) -> bytes:
-    buffer = io.BytesIO()
-    drawing.savefig(buffer, format="png", dpi=150)
-    return buffer.getvalue()
+    return png(drawing)

@@ -18,11 +18,11 @@ from .averaging.adaptation import (
 from .averaging.soup import Weights, describe_mix
 from .console import Bars
 from .data import ImageSet
-from .data import load as load_images
-from .data.corruptions import CORRUPTIONS, corrupted
+from .data.named_sets import find_sets
 from .errors import UserError
 from .evaluation import wilson
 from .evaluation.examples import Examples
+from .evaluation.intervals import Z95
 from .evaluation.sweep import Sweep, sweep
 from .models import Classifier
 from .models.modes import attack_mode
@@ -31,7 +31,6 @@ from .threat import Linf
 SHOTS = 100
 """Labelled images of each shifted set: from so many on Croce et al. (2023) find little variance."""
 LABELS, SINGLE, AGAINST = "few labels", "single soup", "against"
-_EVERY = "@*"
 
 
 def find_shifts(specs: Sequence[str], img_size: int | None, examples: int | None, shots: int) -> list[ImageSet]:
@@ -40,21 +39,7 @@ def find_shifts(specs: Sequence[str], img_size: int | None, examples: int | None
     Raises:
         UserError: If a set is not there, or too small for ``shots`` images to choose by and one to measure.
     """
-    found: list[ImageSet] = []
-    for spec in specs:
-        place = spec.removesuffix(_EVERY)
-        if place == spec:
-            found.append(_head(load_images(spec, "test", img_size=img_size, setting="--shift"), examples))
-            continue
-        cells = [(kind, severity) for kind in CORRUPTIONS for severity in range(1, 6)]
-        if place.partition(":")[0] in ("cifar10-c", "imagenet-c"):  # these hold files for each
-            names = [f"{place}@{kind}:{severity}" for kind, severity in cells]
-            found += [
-                _head(load_images(name, "test", img_size=img_size, setting="--shift"), examples) for name in names
-            ]
-        else:
-            images = _head(load_images(place, "test", img_size=img_size, setting="--shift"), examples)
-            found += [corrupted(images, kind, severity) for kind, severity in cells]
+    found = [part.load() for part in find_sets(specs, img_size=img_size, examples=examples)]
     for images in found:
         if shots >= len(images):
             raise UserError("--few-shot", shots, f"1 to {len(images) - 1}, fewer than the images of {images.name}")
@@ -201,9 +186,5 @@ def _gain(every: Sequence[_Choices], rival: str) -> dict[str, Any]:
         variance = float(torch.stack(differences).mean(0).var()) / len(differences[0])
     else:
         variance = sum(float(d.var()) / len(d) for d in differences) / len(differences) ** 2
-    half = 1.959964 * math.sqrt(variance) if math.isfinite(variance) else 1.0
+    half = Z95 * math.sqrt(variance) if math.isfinite(variance) else 1.0
     return {"difference": mean, "interval95": (mean - half, mean + half)}
-
-
-def _head(images: ImageSet, examples: int | None) -> ImageSet:
-    return images.head(examples) if examples is not None else images

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from . import config, engine, files
 from .config import Settings, Whole
 from .console import markdown, percent, stderr, table
+from .drawing import png
 from .errors import NonFinite, Stop, UserError, unknown_name
 from .evaluation.suites import SUITES
 from .recipe import Recipe, find_shipped, load_recipe
@@ -182,8 +183,6 @@ def _spread(values: Sequence[float | None]) -> str:
 
 
 def _figure(cells: list[Cell]) -> bytes:
-    import io
-
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
@@ -204,9 +203,7 @@ def _figure(cells: list[Cell]) -> bytes:
     axes.set_xlabel("accuracy, % (bars: mean, dots: seeds)")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(handles=legend, loc="outside upper right", ncols=2, frameon=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
-    return buffer.getvalue()
+    return png(figure)
 
 
 def _slug(name: str) -> str:

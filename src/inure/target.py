@@ -1,25 +1,29 @@
 """evaluate_target(): what ``inure evaluate`` does: find net, data and threat, evaluate, write, show the table."""
 
-import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.markup import escape
 
 from . import engine
-from .averaging.soup import describe_mix
+from .audited import add_audit, show_audit
 from .config import parse_real
-from .console import percent, stderr, table, with_interval
 from .data import ImageSet
 from .data import load as load_images
+from .data.named_sets import NamedSet, corruptions_of, find_sets
 from .engine import Engine
 from .errors import UserError
-from .evaluation import Workers, evaluate, wilson
+from .evaluation import Workers, evaluate
 from .evaluation.flags import flag
-from .load import load, refuse_mode, usual_mode
+from .evaluation_output import repeat_command, show, title_of
+from .load import in_mode, load, refuse_mode, usual_mode
 from .models import Classifier
 from .run import Run
+from .shifted_output import show_sets
+from .shifted_sets import CORRUPTED, SHIFTED, evaluate_sets, split_suite
 from .threat import Geometry, describe_threat, parse_threat
 
 
@@ -27,15 +31,21 @@ def evaluate_target(
     target: str,
     *,
     suite: str | None = None,
+    shifts: Sequence[str] = (),
     data: str | None = None,
     examples: int | None = None,
     threat: str | None = None,
     mode: str | None = None,
     weights: Path | None = None,
+    transfer_from: Sequence[str] = (),
     out: Path | None = None,
     resume: bool = False,
+    audit: bool = False,
+    store_adversarial: bool = False,
     batch_size: int = 128,
     seed: int = 0,
+    search_precision: str = "float32",
+    channels_last: bool = False,
     device: str = "auto",
     devices: int = 1,
     quiet: bool = False,
@@ -48,77 +58,132 @@ def evaluate_target(
     Raises:
         UserError: If something that a function needs is missing (threat, data, out), or does not fit.
     """
+    found = open_target(target, threat, mode, weights)
+    suite = suite or (found.run.recipe().evaluation.suite if found.run else "quick")
+    images, sets = _images_of(found, suite, shifts, data, examples)
+    if sets and audit:
+        raise UserError("--audit", f"with --suite {suite}", "a suite of attacks on one set of images", "--suite quick")
+    folder = results_folder(found, suite, out)
+    sources = {path: in_mode(load(path)) for path in transfer_from}
+    fabric = _start(device, devices)
+    command = repeat_command(
+        target,
+        {
+            "suite": suite, "threat": describe_threat(found.threat), "mode": found.mode, "seed": seed, "data": data,
+            "examples": examples, "weights": weights, "shift": shifts, "transfer_from": transfer_from,
+            "search_precision": search_precision if search_precision != "float32" else None,
+            "channels_last": channels_last, "store_adversarial": store_adversarial, "audit": audit,
+            "out": out,
+        },
+    )  # fmt: skip
+    shared: dict[str, Any] = {
+        "threat": found.threat, "seed": seed, "batch_size": batch_size, "mode": found.mix, "device": fabric.device,
+        "quiet": quiet,
+    }  # fmt: skip
+    search: dict[str, Any] = {
+        "sources": sources, "search_precision": search_precision, "channels_last": channels_last,
+        "store_adversarial": store_adversarial,
+    }  # fmt: skip
+    options: dict[str, Any] = {
+        **shared, "suite": suite, "out": folder, "resume": resume, "command": command,
+        "workers": Workers(fabric.global_rank, fabric.world_size, fabric.barrier),
+    }  # fmt: skip
+    if sets:
+        doubts = partial(_flags, found.run)
+        summary = evaluate_sets(
+            found.classifier, images, sets, shape=found.shape, doubts=doubts, search=search, **options
+        )  # fmt: skip
+    else:
+        assert images is not None
+        flags = _flags(found.run, images)
+        summary = evaluate(found.classifier, images, flags=flags, **search, **options).summary
+        if audit and fabric.is_global_zero:
+            summary = add_audit(folder, summary, found.classifier, images, sources=sources, **shared)
+    if not quiet and fabric.is_global_zero:
+        if audit:
+            show_audit(folder)
+        (show_sets if sets else show)(summary, title=title_of(target, summary))
+    fabric.barrier()
+    return folder, summary
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is evaluated, and how."""
+
+    run: Run | None
+    classifier: Classifier
+    threat: Geometry
+    mode: str | None
+    """As on the command line; the usual one where none is given."""
+    usual: str | None
+
+    @property
+    def mix(self) -> Any:
+        """The mode as a name or weights by name."""
+        return parse_mode(self.mode)
+
+    @property
+    def img_size(self) -> int | None:
+        """Pixels to which a run's images are resized."""
+        return self.run.recipe().model.img_size if self.run else None
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """(C, H, W) of a run's images."""
+        return tuple(self.run.info()["input_shape"]) if self.run else None
+
+
+def open_target(target: str, threat: str | None, mode: str | None, weights: Path | None) -> Target:
+    """The net of a run directory or of ``file.py:function``, with the threat model and the mode meant.
+
+    Raises:
+        UserError: If it is not there, or threat or mode are missing or do not fit.
+    """
     run = None if ".py:" in target else Run.open(Path(target), "TARGET")
     geometry = find_threat(run, threat)
     classifier = load(target, weights)
     usual = usual_mode(classifier)
-    mode = mode or usual
-    mix = parse_mode(mode)
-    refuse_mode(classifier, mix)
-    suite = suite or (run.recipe().evaluation.suite if run else "quick")
-    images = find_images(run, classifier, data)
-    if examples is not None:
-        images = images.head(examples)
-    name = suite if mode == usual else f"{suite}-{mode}"
-    folder = out or (run.path / "evaluations" / name if run else None)
+    found = Target(run, classifier, geometry, mode or usual, usual)
+    refuse_mode(classifier, found.mix)
+    return found
+
+
+def results_folder(target: Target, suite: str, out: Path | None) -> Path:
+    """``--out``, or a folder in the run.
+
+    Raises:
+        UserError: If neither is there, or it is a file or a run.
+    """
+    name = suite if target.mode == target.usual else f"{suite}-{target.mode}"
+    folder = out or (target.run.path / "evaluations" / name if target.run else None)
     if folder is None:
         raise UserError("--out", "nothing", "a folder for the results of file.py:function", "--out results")
     if folder.exists() and not folder.is_dir():
         raise UserError("--out", str(folder), "a folder")
     if (folder / "recipe.yaml").exists():
         raise UserError("--out", f"{folder}, a run", "a folder of its own", f"--out {folder / 'evaluations' / suite}")
-    fabric = _start(device, devices)
-    workers = Workers(fabric.global_rank, fabric.world_size, fabric.barrier)
-    result = evaluate(
-        classifier, images, suite=suite, threat=geometry, seed=seed, batch_size=batch_size, mode=mix,
-        device=fabric.device, out=folder, resume=resume, workers=workers,
-        flags=_flags(run, images), quiet=quiet,
-        command=repeat_command(target, suite, geometry, mode, seed, data, examples, weights, out),
-    )  # fmt: skip
-    if not quiet and fabric.is_global_zero:
-        show(result.summary, title=_title(target, result.summary))
-    return folder, result.summary
+    return folder
 
 
-def _title(target: str, summary: dict[str, Any]) -> str:
-    mode = summary["mode"]
-    text = describe_mix(mode) if isinstance(mode, dict) else mode
-    return f"{target}{f', mode {text},' if text else ''} under {summary['threat']}"
-
-
-def repeat_command(
-    target: str, suite: str, threat: Geometry, mode: str | None, seed: int, data: str | None, examples: int | None,
-    weights: Path | None, out: Path | None,
-) -> str:  # fmt: skip
-    """The command line that repeats an evaluation."""
-    options = {
-        "suite": suite, "threat": describe_threat(threat), "mode": mode, "seed": seed, "data": data,
-        "examples": examples, "weights": weights, "out": out,
-    }  # fmt: skip
-    words = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
-    return shlex.join(["inure", "evaluate", target, *words])
-
-
-def show(summary: dict[str, Any], title: str) -> None:
-    """The table of an evaluation, on stderr."""
-    total = summary["examples"]
-    rows = [["clean", with_interval(summary["clean_accuracy"], summary["interval95"]["clean"]), "-", "-", "-"]]
-    for attack in summary["attacks"]:
-        share = attack["robust_accuracy"]
-        interval = wilson(round(share * total), total)
-        cost = [f"{attack['forwards']:,}", f"{attack['backwards']:,}", f"{attack['seconds']:.1f}"]
-        rows.append([f"after {attack['name']}", with_interval(share, interval), *cost])
-    columns = ["", "accuracy [95 %]", "forwards", "backwards", "seconds"]
-    console = stderr()
-    console.print(table(escape(title), columns, rows))
-    if summary["robust_accuracy"] is not None:
-        console.print(
-            f"robust accuracy {percent(summary['robust_accuracy'])} of {total} examples (worst case over the attacks)"
-        )
-    for raised in summary["flags"]:
-        console.print(f"warning: {raised['name']} ({raised['severity']}): {raised['detail']}", markup=False)
-    if not summary["verified"]:
-        console.print("unverified: a severe flag was raised (docs: How to read a robustness number)", markup=False)
+def _images_of(
+    target: Target, suite: str, shifts: Sequence[str], data: str | None, examples: int | None
+) -> tuple[ImageSet | None, list[NamedSet]]:
+    """The images as they are, and the sets of a suite of sets; ``shifts`` has the first only with ``--data``."""
+    family = split_suite(suite)[0]
+    if shifts and family != SHIFTED:
+        raise UserError("--shift", shifts[0], f"sets for --suite {SHIFTED}", f"--suite {SHIFTED}")
+    if family == SHIFTED and not shifts:
+        allowed = "one set or more, as digits#test@fog:3, 'digits#test@*' or imagenet-r:DIR"
+        raise UserError("--shift", "nothing", allowed, "--shift SPEC")
+    images = None
+    if family != SHIFTED or data is not None:
+        images = find_images(target.run, target.classifier, data)
+        images = images if examples is None else images.head(examples)
+    if family == CORRUPTED:
+        assert images is not None
+        return images, corruptions_of(images)
+    return images, find_sets(shifts, img_size=target.img_size, examples=examples)
 
 
 def parse_mode(text: str | None) -> Any:

@@ -76,8 +76,7 @@ class L2(Settings):
 
     def random_start(self, x: Images, noise: Noise) -> Images:
         """Uniform in the ball (a Gaussian direction, radius epsilon * U^(1/d)), then clamped to [0, 1]."""
-        share = noise.uniform(x[:, :1, :1, :1]) ** (1 / x[0].numel())
-        return self.project(x + _radius(self.epsilon, x) * share * _unit(noise.normal(x)), x)
+        return self.project(x + _radius(self.epsilon, x) * _share(noise, x) * _unit(noise.normal(x)), x)
 
     def ascend(self, x_adv: Images, grad: Tensor, step_size: float | Tensor) -> Images:
         """A step of length ``step_size`` along the gradient; a zero gradient does not move."""
@@ -120,8 +119,7 @@ class L1(Settings):
         magnitude = -torch.log1p(-noise.uniform(x))
         direction = magnitude * torch.where(noise.uniform(x) < 0.5, -1.0, 1.0).to(x)
         direction = direction / direction.abs().flatten(1).sum(1).clamp_min(_TINY).view(-1, 1, 1, 1)
-        share = noise.uniform(x[:, :1, :1, :1]) ** (1 / x[0].numel())
-        return self.project(x + _radius(self.epsilon, x) * share * direction, x)
+        return self.project(x + _radius(self.epsilon, x) * _share(noise, x) * direction, x)
 
     def ascend(self, x_adv: Images, grad: Tensor, step_size: float | Tensor) -> Images:
         """A step of L1 length ``step_size``, shared equally by the coordinates with the largest gradients.
@@ -195,6 +193,11 @@ def _not_negative(value: float) -> float:
 def _radius(value: float | Tensor, x: Images) -> float | Tensor:
     """A number as it is (as a tensor it would be copied to the device at each step), (B,) as (B, 1, 1, 1)."""
     return value.to(x).view(-1, 1, 1, 1) if isinstance(value, Tensor) and value.ndim else value
+
+
+def _share(noise: Noise, x: Images) -> Tensor:
+    """(B, 1, 1, 1) of the radius: U^(1/d), by logarithms since the last bit of a power depends on its neighbours."""
+    return (noise.uniform(x[:, :1, :1, :1]).log() / x[0].numel()).exp()
 
 
 def _round_towards(x: Images, delta: Tensor) -> Images:

@@ -167,7 +167,8 @@ def test_large_radii_are_refused_outside_l1():
 
 
 @threats
-def test_the_first_misclassified_point_is_kept(threat):
+def test_the_first_misclassified_point_is_kept(threat, monkeypatch):
+    monkeypatch.setattr(standing, "LEAST", 20)  # nobody leaves
     net, seen = steep_net(), []
     x, y = images(net, 20)
     handle = net.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].detach()))
@@ -195,16 +196,15 @@ def test_who_is_misclassified_leaves_and_nothing_else_changes(threat, restarts, 
     attack = APGD(threat=threat, steps=20, restarts=restarts, keep="worst", large_radii=large)
     attack = attack.model_copy(update={"threat": threat.with_epsilon(radii)})
     found, cost = {}, {}
-    buckets = {"always": lambda n: n, "padded": lambda n: max(8, 1 << (n - 1).bit_length()), "never": lambda n: 70}
-    for name, bucket in buckets.items():
-        monkeypatch.setattr(standing, "bucket", bucket)
+    for name, least in {"always": 1, "often": 20, "never": 70}.items():
+        monkeypatch.setattr(standing, "LEAST", least)
         net = steep_net()
         sizes = counting(net)
         found[name] = attack(net, x, y, noise=noise_for(torch.arange(70)))
         cost[name] = sum(sizes())
     assert torch.allclose(found["always"], found["never"], rtol=0, atol=1e-12)
-    assert torch.allclose(found["padded"], found["never"], rtol=0, atol=1e-12)
-    assert cost["always"] < cost["padded"] <= cost["never"] == restarts * 70 * (23 if large else 21)
+    assert torch.allclose(found["often"], found["never"], rtol=0, atol=1e-12)
+    assert cost["always"] <= cost["often"] < cost["never"] == restarts * 70 * (23 if large else 21)
 
 
 @threats
@@ -220,8 +220,7 @@ def test_verdicts_do_not_depend_on_the_other_examples_or_their_order(threat, mon
         assert torch.allclose(part, whole[rows], rtol=0, atol=1e-9)
 
 
-def test_a_restart_is_for_who_still_stands(monkeypatch):
-    monkeypatch.setattr(standing, "LEAST", 1)
+def test_a_restart_is_for_who_still_stands():
     net = steep_net()
     x, y = images(net, 64)
     sizes = counting(net)
@@ -230,7 +229,7 @@ def test_a_restart_is_for_who_still_stands(monkeypatch):
     first = len(sizes())
     assert 0 < left < 33
     single.model_copy(update={"restarts": 2})(net, x, y, noise=noise_for(torch.arange(64)))
-    assert sizes()[2 * first] == 1 << (left - 1).bit_length()
+    assert sizes()[2 * first] == left
 
 
 def test_nothing_is_done_once_nobody_stands():
@@ -241,8 +240,7 @@ def test_nothing_is_done_once_nobody_stands():
     assert len(sizes()) <= 20
 
 
-def test_the_climb_for_training_does_not_stop(monkeypatch):
-    monkeypatch.setattr(standing, "LEAST", 1)
+def test_the_climb_for_training_does_not_stop():
     net = steep_net()
     x, y = images(net, 10)
     sizes = counting(net)

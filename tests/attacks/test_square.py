@@ -235,7 +235,8 @@ def test_windows_of_cifar_have_the_sides_of_the_reference_and_others_fit_the_ima
 @threats
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_every_point_that_is_tried_is_in_ball_and_box(threat, shape, dtype):
+def test_every_point_that_is_tried_is_in_ball_and_box(threat, shape, dtype, monkeypatch):
+    monkeypatch.setattr(standing, "LEAST", 8)  # nobody leaves
     net = net_for(shape).to(dtype)
     x, y = right_images(net.double(), shape, 8)
     x, net = x.to(dtype), net.to(dtype)
@@ -389,10 +390,9 @@ def test_an_example_does_not_depend_on_its_batch_its_place_or_who_left(threat, m
         assert torch.allclose(of(rows), whole[rows], rtol=0, atol=1e-9)
 
 
-def test_examples_that_are_broken_leave_and_each_query_is_one_forward(monkeypatch):
+def test_examples_that_are_broken_leave_and_each_query_is_one_forward():
     net = net_for((3, 6, 6))
     x, y = right_images(net, (3, 6, 6), 40)
-    monkeypatch.setattr(standing, "LEAST", 1)
     read = counting(net)
     x_adv = Square(threat=Linf(epsilon=0.1), queries=120)(net, x, y, noise=noise_for(40))
     sizes = list(read())
@@ -413,10 +413,9 @@ def test_nobody_standing_ends_the_search():
     assert len(read()) < 20
 
 
-def test_restarts_go_on_with_who_stands_and_keep_what_was_found(monkeypatch):
+def test_restarts_go_on_with_who_stands_and_keep_what_was_found():
     net = net_for((3, 6, 6))
     x, y = right_images(net, (3, 6, 6), 40)
-    monkeypatch.setattr(standing, "LEAST", 1)
     once, thrice = (Square(threat=Linf(epsilon=0.06), queries=60, restarts=n) for n in (1, 3))
     first, read = once(net, x, y, noise=noise_for(40)), counting(net)
     more = thrice(net, x, y, noise=noise_for(40))

@@ -65,8 +65,7 @@ def test_the_label_is_no_target_where_the_net_is_wrong_either():
     assert all((pair[:, 0] != pair[:, 1]).all() for pair in aims.found)
 
 
-def test_a_class_is_only_for_who_still_stands(monkeypatch):
-    monkeypatch.setattr(standing, "bucket", lambda size: size)
+def test_a_class_is_only_for_who_still_stands():
     net = tiny_net().eval()
     x, y = right_batch(net, 60)
     alone = Targeted(threat=Linf(epsilon=0.03), search=PGD(steps=5, keep="worst"), targets=1)

@@ -63,8 +63,9 @@ def assert_same(folder, result, reference) -> None:
 def assert_same_folder(ours, theirs) -> None:
     """Of two folders that commands wrote."""
     found, expected = ({p.name: p.read_bytes() for p in folder.iterdir()} for folder in (ours, theirs))
-    assert found.keys() == expected.keys() == {"summary.json", "outcomes.parquet", "examples.safetensors"}
-    for name in ("outcomes.parquet", "examples.safetensors"):
+    written = ["adversarial.safetensors", "examples.safetensors", "outcomes.parquet"]
+    assert sorted(found) == sorted(expected) == [*written, "summary.json"]
+    for name in written:
         assert found[name] == expected[name]
     summaries = [without_seconds(json.loads(files["summary.json"])) for files in (found, expected)]
     commands = [summary.pop("command") for summary in summaries]
@@ -84,7 +85,8 @@ def reference(cnn, images):
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3))])
 def test_kill_9_at_random_moments_and_resume_change_nothing(cnn, tmp_path, seed):
-    words = (*write_net(tmp_path, cnn), "--examples", "100", "--suite", "quick", "--quiet", "--out")
+    words = (*write_net(tmp_path, cnn), "--examples", "100", "--suite", "quick", "--store-adversarial", "--quiet")
+    words = (*words, "--out")
     assert inure(*words, "calm", folder=tmp_path).code == 0
     rng, out, kills = random.Random(seed), tmp_path / "out", 0
     while not (out / "summary.json").exists():
@@ -274,13 +276,35 @@ def test_the_number_of_workers_may_change_at_a_resume(cnn, images, reference, tm
     with monkeypatch.context() as patch:
         patch.setattr(journal.Journal, "add", failing)
         with pytest.raises(Cut):
-            by_workers(cnn, before, images, out=tmp_path, batch_size=8, **OPTIONS)
+            by_workers(cnn, before, images, out=tmp_path, batch_size=8, store_adversarial=True, **OPTIONS)
+    # That they are stored is seen in the folder
     for result in by_workers(cnn, after, images, out=tmp_path, resume=True, **OPTIONS):
         assert by_example(result.outcomes) == by_example(reference.outcomes)
         assert without_seconds(result.summary) == without_seconds(reference.summary)
-    kept = load_file(tmp_path / "examples.safetensors")
-    x, _ = tensors(images)
+    kept, stored = load_file(tmp_path / "examples.safetensors"), load_file(tmp_path / "adversarial.safetensors")
+    x, y = tensors(images)
+    with torch.no_grad():
+        assert torch.equal(cnn(stored["x_adv"]).argmax(1) == y, reference.robust)
     assert torch.equal(kept["x"], x[[images.index.tolist().index(i) for i in kept["index"].tolist()]])
+
+
+def test_an_image_is_on_disk_before_the_journal_knows_of_it(cnn, images, tmp_path, monkeypatch):
+    add, checked = journal.Journal.add, []
+
+    def checking(self, record):
+        kept = tmp_path / "adversarial.partial"
+        whole = load_file(shutil.copy(kept, tmp_path.parent / "copy.safetensors"))
+        rows = [whole["index"].tolist().index(i) for i in record["index"]]
+        with torch.no_grad():
+            found = cnn(whole["x_adv"][rows]).argmax(1)
+        wrong = torch.tensor(record["prediction"]) != torch.tensor(record["label"])
+        assert torch.equal(found[wrong], torch.tensor(record["prediction"])[wrong])
+        checked.append(int(wrong.sum()))
+        add(self, record)
+
+    monkeypatch.setattr(journal.Journal, "add", checking)
+    evaluate(cnn, images, out=tmp_path, store_adversarial=True, batch_size=40, **OPTIONS)
+    assert sum(checked) > 10
 
 
 def test_more_workers_than_examples(cnn, images, tmp_path):

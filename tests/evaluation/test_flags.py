@@ -1,6 +1,7 @@
 """Eight deliberately broken defences each raise their flag; five honest nets raise none."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from inure.attacks import PGD
 from inure.evaluation.examples import Examples
-from inure.evaluation.flags import FLAGS, probe, square_beats_white_box
+from inure.evaluation.flags import FLAGS, beaten_white_box, probe
 from inure.evaluation.verdicts import Metered
 from inure.losses import cross_entropy
 from inure.models import Classifier, Model, build
@@ -202,7 +203,21 @@ def test_the_engine_of_autograd_is_put_back_after_a_fault(examples):
         ([("clean", 9000), ("apgd_ce", 6000), ("square", 5985)], 10000, False),
         ([("clean", 9000), ("apgd_ce", 6000), ("square", 5979)], 10000, True),
         ([("clean", 90), ("apgd_ce", 60)], 100, False),
+        ([("clean", 90), ("square", 30)], 100, False),
+        ([("clean", 90), ("transfer-other", 50), ("square", 30)], 100, False),
     ],
 )
 def test_square_beats_white_box_by_the_written_threshold(standing, total, raised):
-    assert (square_beats_white_box(standing, total) is not None) == raised
+    names = [f["name"] for f in beaten_white_box(standing, total)]
+    assert names == ["square_beats_white_box"] * raised
+
+
+def test_a_transfer_may_beat_the_white_box_too():
+    (found,) = beaten_white_box([("clean", 90), ("pgd20", 60), ("transfer-other", 40)], 100)
+    assert (found["name"], found["severity"]) == ("transfer_beats_white_box", "severe")
+
+
+def test_the_table_of_flags_in_the_docs_is_what_the_code_says():
+    page = (Path(__file__).parents[2] / "docs/robustness.md").read_text()
+    rows = [f"| `{name}` | {rule.severity} | {rule.threshold} |" for name, rule in FLAGS.items()]
+    assert "\n".join(rows) in page

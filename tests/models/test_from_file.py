@@ -1,4 +1,5 @@
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -33,6 +34,16 @@ def wrapped():
     from inure.models import Classifier
     return Classifier(Net(), num_classes=helper.CLASSES, mean=[0.1] * 3, std=[0.2] * 3)
 
+def sized(classes, name, *, scale=1.0, bias=True):
+    made = nn.Sequential(nn.Flatten(), nn.Linear(12, classes, bias=bias))
+    made.given = (classes, name, scale, bias)
+    return made
+
+def anything(**given):
+    made = Net()
+    made.given = given
+    return made
+
 value = 3
 """
 
@@ -52,6 +63,11 @@ def write(folder, classes: int):
 
 def make(target: str, **settings) -> Classifier:
     return build(Model(name=target, **settings), num_classes=5, shape=(3, 2, 2))
+
+
+def given_to(target: str) -> Any:
+    """The arguments that the function got."""
+    return load_target(target).net.given
 
 
 def test_a_function_becomes_a_classifier_without_normalisation(folder):
@@ -78,6 +94,35 @@ def test_load_target_loads_weights(folder, tmp_path):
     assert torch.equal(first(x), second(x))
     with pytest.raises(UserError, match="target: got somewhere; allowed a run directory or FILE.py:function"):
         load_target("somewhere")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given"),
+    [
+        ("classes=5, name=Wang2023Better_WRN-28-10", (5, "Wang2023Better_WRN-28-10", 1.0, True)),
+        ("classes=5,name=,scale=8/255,bias=false", (5, "", 8 / 255, False)),
+        (" name = 'true' , classes = +5 , scale=-1e-3 ", (5, "true", -1e-3, True)),
+        ('name="5",classes=5,scale=.5', (5, "5", 0.5, True)),
+        ("name=a/b=c:d(e),classes=5,scale=nan", (5, "a/b=c:d(e)", "nan", True)),
+        ("name=__import__('os').getcwd(),classes=5", (5, "__import__('os').getcwd()", 1.0, True)),
+        ("name=other.py:net,classes=5,scale=1/0", (5, "other.py:net", "1/0", True)),
+    ],
+)
+def test_arguments_in_the_target_are_data(folder, arguments, given):
+    found = given_to(f"{folder}/mine.py:sized({arguments})")
+    assert found == given
+    assert [type(value) for value in found] == [type(value) for value in given]
+    assert make(f"{folder}/mine.py:sized({arguments})").num_classes == 5
+
+
+def test_arguments_of_any_name_and_none_at_all(folder):
+    assert given_to(f"{folder}/mine.py:anything(a=1,b=two)") == {"a": 1, "b": "two"}
+    assert given_to(f"{folder}/mine.py:anything()") == {}
+
+
+def test_a_folder_may_have_parentheses_and_colons_in_its_name(tmp_path):
+    folder = write(tmp_path / "net (copy).py:1", classes=5)
+    assert given_to(f"{folder}/mine.py:sized(classes=5,name=a)") == (5, "a", 1.0, True)
 
 
 def test_a_classifier_is_taken_as_it_is(folder):
@@ -117,8 +162,30 @@ def test_meta_device(folder):
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("mine.py", "model.name: got .*mine.py; allowed FILE.py:function; try .*mine.py:function"),
-        ("mine.py:", "model.name: got .*mine.py:; allowed FILE.py:function; try .*mine.py:function$"),
+        ("mine.py", "model.name: got .*mine.py; allowed FILE.py:function or .*; try .*mine.py:function$"),
+        ("mine.py:", "model.name: got .*mine.py:; allowed FILE.py:function or .*; try .*mine.py:function$"),
+        ("mine.py:a-b", "allowed FILE.py:function or .*; try .*mine.py:function$"),
+        (
+            "mine.py:net(a=1",
+            r"allowed FILE.py:function or FILE.py:function\(name=value, ...\); try .*mine.py:function$",
+        ),
+        ("mine.py:net(x=1)", "model.name: got x for .*mine.py:net; allowed no arguments$"),
+        (
+            "mine.py:sized",
+            r"got .*mine.py:sized; allowed a value for classes, name; try '.*sized\(classes=VALUE, name=V",
+        ),
+        (
+            "mine.py:sized(classes=5)",
+            r"got .*mine.py:sized; allowed a value for name; try '.*mine.py:sized\(classes=5, name=VALUE\)'$",
+        ),
+        ("mine.py:sized(5, name=a)", r"model.name: got 5 in .*mine.py:sized\(5, name=a\); allowed name=value"),
+        ("mine.py:sized(name=a,)", "model.name: got nothing in .*; allowed name=value, each name once"),
+        ("mine.py:sized(name=a,name=b)", "model.name: got name=b in .*; allowed name=value, each name once"),
+        ("mine.py:sized(name=a,clases=5)", "got clases for .*; allowed classes . name . scale . bias; try classes"),
+        (
+            "mine.py:sized(name=a,classes=no)",
+            "model.name: got .*; allowed a function that runs with these arguments; try mending TypeError",
+        ),
         ("none.py:net", "model.name: got .*none.py; allowed an existing Python file"),
         ("mine.py:nett", "model.name: got .*mine.py:nett; allowed a function of mine.py: .*net.*; try net"),
         ("mine.py:value", "model.name: got .*mine.py:value; allowed a function of mine.py"),

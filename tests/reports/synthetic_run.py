@@ -207,3 +207,64 @@ def _write_metrics(path: Path, rng, epochs: int, robust: bool) -> dict:
         scores.append({"epoch": epoch, "clean_accuracy": clean, "robust_accuracy": hard})
     (path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     return {"best": max(scores, key=lambda s: s["robust_accuracy"]), "last": scores[-1]} if scores else {}
+
+
+def write_shifted(
+    folder: Path, suite: str = "corruptions+quick", *, seed: int = 0, plain: bool = True, **changes
+) -> Path:
+    """One finished evaluation on several sets: two corruptions at five severities, and a set that is none."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(seed)
+    attacked = "+" in suite
+    sets = []
+    names = [("digits#test", kind, severity) for kind in ("fog", "glass_blur") for severity in range(1, 6)]
+    for base, kind, severity in [*names, *([("imagenet-r:DIR", None, None)] if plain else [])]:
+        right = int(rng.integers(20, 60))
+        left = int(rng.integers(1, right)) if attacked else 0
+        sets.append(
+            {
+                "name": base if kind is None else f"{base}@{kind}:{severity}",
+                "base": base,
+                "corruption": kind,
+                "severity": severity,
+                "folder": f"sets/{kind}-{severity}",
+                "examples": 60,
+                "clean_accuracy": right / 60,
+                "robust_accuracy": left / 60 if attacked else None,
+                "interval95": {
+                    "clean": list(wilson(right, 60)),
+                    "robust": list(wilson(left, 60)) if attacked else None,
+                },
+            }
+        )
+    clean, robust = (
+        float(np.mean([entry[f"{kind}_accuracy"] for entry in sets])) if kind == "clean" or attacked else None
+        for kind in ("clean", "robust")
+    )
+    summary = {
+        "schema_version": 1,
+        "suite": suite,
+        "threat": "linf:0.1",
+        "mode": None,
+        "seed": 0,
+        "examples": 60,
+        "clean_accuracy": 0.95,
+        "robust_accuracy": 0.999 if attacked else None,
+        "interval95": {"clean": list(wilson(57, 60)), "robust": [0.9, 1.0] if attacked else None},
+        "attacks": [],
+        "mean": {
+            "sets": len(sets),
+            "clean_accuracy": clean,
+            "robust_accuracy": robust,
+            "interval95": {"clean": [0.1, 0.9], "robust": [0.05, 0.8] if attacked else None},
+        },
+        "sets": sets,
+        "flags": [],
+        "seconds": 9.0,
+        "verified": True,
+        "protocol": {"suite": suite, "data_hash": "3c"},
+        "command": f"inure evaluate run --suite {suite}",
+        **changes,
+    }
+    (folder / "summary.json").write_text(json.dumps(summary))
+    return folder

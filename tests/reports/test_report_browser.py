@@ -7,7 +7,7 @@ import shutil
 import subprocess
 
 import pytest
-from synthetic_run import write_run
+from synthetic_run import write_run, write_shifted
 
 from inure.reports import write_report
 
@@ -40,6 +40,8 @@ def pages(tmp_path_factory):
     names = ["airplane", "an_automobile_with_a_very_long_name_without_spaces", *"bcdefghi"]
     one = write_run(folder / "digits_pgd_at-seed0-20260101-120000-with-a-very-long-name", class_names=names)
     two = write_run(folder / "digits_standard", method="standard", seed=1, epochs=12)
+    write_shifted(one / "evaluations" / "corruptions+quick")
+    write_shifted(two / "evaluations" / "shifts", "shifts")
     return {"one": write_report([one]), "two": write_report([one, two], folder / "two.html")}
 
 

@@ -1,6 +1,5 @@
 """Transfer between modes of one net: attacked in one, judged in another; and an attack on a mode drawn at random."""
 
-import io
 from typing import Annotated, Any, Literal
 
 import torch
@@ -10,11 +9,13 @@ from torch import Tensor, nn
 from ..attacks import FGSM, PGD
 from ..config import Settings
 from ..console import percent, with_interval
+from ..drawing import heat_map, png
 from ..errors import UserError, unknown_name
 from ..evaluation import SUITES, Member, wilson
 from ..evaluation.examples import Examples
-from ..evaluation.run import in_float32
-from ..evaluation.verdicts import Metered, judge
+from ..evaluation.metered import Metered
+from ..evaluation.nets import in_float32
+from ..evaluation.verdicts import judge
 from ..load import refuse_mode
 from ..models.modes import attack_mode, frozen
 from ..target import parse_mode
@@ -157,16 +158,9 @@ def _figure(shares: dict[str, list[float]], columns: list[str], suite: str, thre
     drawing = Figure(figsize=(2.4 + 0.9 * len(columns), 1.5 + 0.5 * len(shares)), layout="constrained")
     axes = drawing.subplots()
     values = [[100 * share for share in row] for row in shares.values()]
-    axes.imshow(values, cmap="RdBu", vmin=0, vmax=100, aspect="auto")
-    for place, row in enumerate(values):
-        for column, value in enumerate(row):
-            colour = "white" if value < 20 or value > 80 else "black"
-            axes.text(column, place, f"{value:.1f}", ha="center", va="center", color=colour, fontsize=9)
-    axes.set_xticks(range(len(columns)), [name.replace(",", ",\n") for name in columns])
-    axes.set_yticks(range(len(shares)), [name.replace(",", ",\n") for name in shares])
+    labels = [[name.replace(",", ",\n") for name in names] for names in (shares, columns)]
+    heat_map(axes, values, rows=labels[0], columns=labels[1], fontsize=9, dark=0.6)
     axes.set_xlabel("judged in")
     axes.set_ylabel("attacked in")
     axes.set_title(f"accuracy, %: {suite} under {threat}", fontsize=10)
-    buffer = io.BytesIO()
-    drawing.savefig(buffer, format="png", dpi=150)
-    return buffer.getvalue()
+    return png(drawing)

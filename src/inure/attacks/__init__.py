@@ -13,9 +13,23 @@ from .pgd import PGD
 from .pyramid import Pyramid
 from .square import Square
 from .targeted import Targeted
+from .transferred import Transferred
 
 Attack = Annotated[FGSM | PGD | APGD | Pyramid, Field(discriminator="kind")]
 """What a method may search with."""
-ATTACKS = (FGSM, PGD, APGD, Pyramid, Square, Targeted, FAB, DDN)
+ATTACKS = (FGSM, PGD, APGD, Pyramid, Square, Targeted, FAB, DDN, Transferred)
 
-__all__ = ["APGD", "ATTACKS", "DDN", "FAB", "FGSM", "PGD", "Attack", "Pyramid", "Square", "Targeted", "input_gradient"]
+__all__ = [
+    "APGD",
+    "ATTACKS",
+    "DDN",
+    "FAB",
+    "FGSM",
+    "PGD",
+    "Attack",
+    "Pyramid",
+    "Square",
+    "Targeted",
+    "Transferred",
+    "input_gradient",
+]

@@ -17,7 +17,7 @@ class Climb:
     """The loop; how a step is made and adapts is the rule's affair.
 
     With ``left`` the examples that become misclassified leave the batch: after the steps 1, 2, 4, 8, ... and at the
-    checkpoints, whenever a smaller padded batch holds the rest (see ``Standing``).
+    checkpoints (see ``Standing``).
 
     Args:
         model: Images to logits.

@@ -18,7 +18,8 @@ from .closest import Closest
 from .fab_walk import Walk
 from .standing import Standing
 
-_MANY_CLASSES = 100
+MANY_CLASSES = 100
+"""More cannot be taken all at once."""
 
 
 class FAB(Settings):
@@ -147,7 +148,7 @@ class FAB(Settings):
         """(target or None, number of the restart)."""
         wrong = logits.shape[1] - 1
         if self.targets is None:
-            if wrong >= _MANY_CLASSES:
+            if wrong >= MANY_CLASSES:
                 allowed = f"a number, for a net of {wrong + 1} classes: else each step takes {wrong} gradients"
                 raise UserError("targets", None, allowed, "targets=9")
             yield from ((None, restart) for restart in range(self.restarts))

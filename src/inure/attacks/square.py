@@ -14,7 +14,7 @@ from ..noise import GeneratorNoise
 from ..threat import Linf, ThreatModel
 from ..types import Crafting, Criterion, Images, Labels, Logits, Noise, PerExample
 from .square_patches import first_guess, numbers_of, propose, side_of
-from .standing import Standing, bucket
+from .standing import Standing
 
 _HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 _FULL_LENGTH = 10_000
@@ -22,6 +22,9 @@ _BLOCK = 64
 """Proposals whose random numbers are drawn at once: the noise costs as much for one number as for many."""
 _EVERY = 16
 """Queries between two looks at who still stands; in the first ones, where most examples fall, it looks each time."""
+
+_LOW_PRECISION = 1 / 32
+"""Share of the largest logit by which a loss in bfloat16, whose digits end at 1/256, is taken to be off at most."""
 
 
 def unbounded_margin(logits: Logits, y: Labels) -> PerExample:
@@ -79,7 +82,7 @@ class Square(Settings):
 
         Returns:
             (B, C, H, W): the first misclassified point found, else the one of highest loss. Passes: ``queries``
-            forwards a restart of the examples that stand (a padded power of two of them, at least 32), no backward.
+            forwards a restart of the examples that stand, no backward.
         """
         if crafting is not None:
             raise UserError("crafting", crafting, "none with square, which computes no gradients")
@@ -119,17 +122,18 @@ class Square(Settings):
         drawn: Iterator[Tensor],
         done: int,
     ) -> tuple["_Found", int]:
-        """Queries from number ``done`` on, until they are used up or a smaller batch would do for who stands."""
-        threat, classes = left.threat(self.threat), hard(y)
+        """Queries from number ``done`` on, until they are used up or examples have fallen."""
+        threat = left.threat(self.threat)
         for k in range(done, self.queries):
             candidate = found.x_adv
             if k:
                 side = side_of(threat, self.window_share(k - 1), *x.shape[2:])
                 candidate = propose(threat, x, found.x_adv, side, next(drawn)[left.rows])
-            logits = model(candidate)
-            found = found.offered(candidate, loss(logits, y), logits.argmax(1) != classes)
-            if (k < _EVERY or k % _EVERY == 0) and _shrinks(found.fooled, left):
-                return found, k + 1
+            found = found.offered(candidate, *_look(model, candidate, y, loss, found.loss))
+            if k < _EVERY or k % _EVERY == 0:
+                still = Standing(~found.fooled, left.size)
+                if not still.size or still.smaller:
+                    return found, k + 1
         return found, self.queries
 
     def window_share(self, proposals: int) -> float:
@@ -164,13 +168,25 @@ class _Found(NamedTuple):
         return _Found(*(left.put(old, new) for old, new in zip(self, part, strict=True)))
 
 
+def _look(model: nn.Module, x: Images, y: Labels, loss: Criterion, best: PerExample) -> tuple[PerExample, Tensor]:
+    """The loss of each point (B,), and whether it is misclassified.
+
+    Where the net runs in low precision (it offers ``exact`` then, see ``evaluation.metered``), that forward only sorts
+    out the points that are clearly worse than ``best``; a second one in float32 decides about the others.
+    """
+    logits, classes = model(x), hard(y)
+    values, fooled = loss(logits, y), logits.argmax(1) != classes
+    exact = getattr(model, "exact", None)
+    if exact is not None:
+        rows = (fooled | (values > best - _LOW_PRECISION * logits.abs().amax(1))).nonzero().flatten()
+        values, fooled = torch.full_like(values, -torch.inf), torch.zeros_like(fooled)
+        if len(rows):
+            logits = exact(x[rows])
+            values[rows], fooled[rows] = loss(logits, y[rows]), logits.argmax(1) != classes[rows]
+    return values, fooled
+
+
 def _drawn(noise: Noise, x: Images, proposals: int, width: int) -> Iterator[Tensor]:
     """(B, width) numbers for each proposal, uniform on [0, 1)."""
     for first in range(0, proposals, _BLOCK):
         yield from noise.uniform(x.new_empty(len(x), min(_BLOCK, proposals - first), width)).unbind(1)
-
-
-def _shrinks(fooled: Tensor, left: Standing) -> bool:
-    """Whether nobody stands, or so few that a smaller padded batch would do. Waits for the device."""
-    standing = int((~fooled[: left.size]).sum())
-    return not standing or bucket(standing) < len(left.rows)

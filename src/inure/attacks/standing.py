@@ -1,5 +1,7 @@
 """Which examples of a batch an attack still works on: the broken ones leave, the rest move together.
 
+How many rows a net sees is the affair of what calls it: in an evaluation ``Metered`` pads them to few sizes.
+
 Use, at a natural point of a search (between targets and restarts, at a checkpoint)::
 
     left = Standing(~broken)                       # waits for the device: one number comes to the host
@@ -17,17 +19,16 @@ from torch import Tensor
 from ..threat import Geometry
 from ..types import Criterion, Noise
 
-LEAST = 32
-"""Least size of a padded batch: see ``evaluation.verdicts.PADDING``."""
+LEAST = 2
+"""Rows at least, where the batch has them: sums over a single image may be cut in other parts, with other last bits."""
 AnyGeometry = TypeVar("AnyGeometry", bound=Geometry)
 Loss = TypeVar("Loss", bound=Criterion)
 
 
 class Standing:
-    """The rows of a batch where ``mask`` holds, padded with copies of the last one.
+    """The rows of a batch where ``mask`` holds; a single one comes twice.
 
-    The padded size is a power of two, at least ``LEAST`` and at most the batch: a net of few shapes gives the same
-    last bits whatever stands. Copies do what the row does that they copy, and ``put`` drops them.
+    The copy does what the row does, and ``put`` drops it.
 
     Args:
         mask: (B,) bool, true for the rows that stay.
@@ -39,11 +40,11 @@ class Standing:
         rows = mask[:real].nonzero().flatten()
         self.size = len(rows)
         """How many rows stand, copies not counted."""
-        length = min(bucket(self.size), len(mask)) if self.size else 0
+        length = max(self.size, min(LEAST, len(mask))) if self.size else 0
         self.rows = torch.cat([rows, rows[-1:].expand(length - self.size)])
-        """(P,) int64 positions in the batch; the last one may come several times."""
+        """(P,) int64 positions in the batch; a single one comes twice."""
         self.smaller = length < len(mask)
-        """Whether the padded part is smaller than the batch: else there is nothing to gain from it."""
+        """Whether the part is smaller than the batch: else there is nothing to gain from it."""
         self._whole = len(mask)
 
     def of(self, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -86,8 +87,3 @@ class _Part:
 
     def _for_all(self, like: Tensor) -> Tensor:
         return like.new_empty(self._whole, *like.shape[1:])
-
-
-def bucket(size: int) -> int:
-    """The next power of two, at least ``LEAST``."""
-    return max(LEAST, 1 << (size - 1).bit_length())

@@ -7,6 +7,7 @@ from ..averaging.soup import affine_grid
 from ..console import Bars
 from ..evaluation import SUITES
 from ..evaluation.examples import Examples
+from ..evaluation.intervals import Z95
 from ..evaluation.sweep import sweep
 from ..load import load
 from ..soup_shifts import LABELS, SHOTS, adapt_to_shifts, find_shifts
@@ -15,9 +16,6 @@ from .adapters import ADVERSARIAL, VIT, kinds
 from .claim import Answer, Claim, Interval, Verdict, above, every, interval_of
 from .figures import curves, dots
 from .lab import Lab
-
-_DOWN = 1.959964
-"""Standard errors by which a step may go down and still be noise."""
 
 
 def front(lab: Lab) -> Verdict:
@@ -100,10 +98,10 @@ def shift(lab: Lab) -> Verdict:
 
 
 def _steady(robust: Tensor) -> bool:
-    """Whether no step along the (G, N) verdicts goes down beyond noise."""
+    """Whether no step along the (G, N) verdicts goes down beyond noise, 1.96 standard errors."""
     for before, after in zip(robust[:-1], robust[1:], strict=True):
         step = after - before
-        if float(step.mean()) < -_DOWN * float(step.std()) / len(step) ** 0.5:
+        if float(step.mean()) < -Z95 * float(step.std()) / len(step) ** 0.5:
             return False
     return True
 

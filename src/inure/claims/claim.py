@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from ..evaluation.intervals import Z95
 from .lab import Lab
 
 Answer = Literal["reproduced", "not reproduced", "not decidable at this scale"]
@@ -54,7 +55,7 @@ class Claim:
 def interval_of(values: Tensor) -> Interval:
     """Mean of (N,) paired differences, one for each example, with its 95 % interval (normal approximation)."""
     mean = float(values.mean())
-    half = 1.959964 * float(values.std()) / math.sqrt(len(values))
+    half = Z95 * float(values.std()) / math.sqrt(len(values))
     return Interval(mean, mean - half, mean + half)
 
 

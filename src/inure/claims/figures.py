@@ -1,8 +1,9 @@
 """The two pictures that claims draw: curves over training or along a dial, and accuracies as dots, one a seed."""
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from ..drawing import png
 
 COLOURS = ("#4477aa", "#cc6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#777777")
 Curve = tuple[Sequence[float], Sequence[float]]
@@ -26,7 +27,7 @@ def curves(panels: Mapping[str, Mapping[str, Sequence[Curve]]], xlabel: str, yla
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=8)
     axes_of[0].set_ylabel(ylabel)
-    return _png(drawing)
+    return png(drawing)
 
 
 def dots(rows: Mapping[str, Mapping[str, Sequence[float]]], xlabel: str = "accuracy, %") -> bytes:
@@ -48,10 +49,4 @@ def dots(rows: Mapping[str, Mapping[str, Sequence[float]]], xlabel: str = "accur
     axes.grid(axis="x", color="0.9")
     axes.spines[["top", "right"]].set_visible(False)
     drawing.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
-    return _png(drawing)
-
-
-def _png(drawing: Any) -> bytes:
-    buffer = io.BytesIO()
-    drawing.savefig(buffer, format="png", dpi=150)
-    return buffer.getvalue()
+    return png(drawing)

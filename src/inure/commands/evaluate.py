@@ -12,6 +12,10 @@ from ..errors import UserError
 def evaluate(
     target: Annotated[str, typer.Argument(metavar="TARGET", help="A run directory, or path/to/file.py:function.")],
     suite: Annotated[str | None, typer.Option(help="Which attacks (inure list suites). Default: the recipe's.")] = None,
+    shift: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SPEC", help="A set for --suite shifts; again for more; 'SPEC@*': all corruptions."),
+    ] = None,
     data: Annotated[
         str | None,
         typer.Option(metavar="SPEC", help="digits, parquet, a folder, hub:OWNER/NAME; #test picks a split."),
@@ -23,38 +27,75 @@ def evaluate(
     ] = None,
     mode: Annotated[str | None, typer.Option(metavar="MIX", help="clean, robust, or clean=0.3,robust=0.7.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Weights (.pt, .safetensors) to load into the net.")] = None,
+    transfer_from: Annotated[
+        list[str] | None,
+        typer.Option(metavar="RUN", help="Also try images made for this other net, at the end; again for more."),
+    ] = None,
+    audit: Annotated[
+        bool, typer.Option("--audit", help="Also ask, on 128 images, whether attacks on this net can be trusted.")
+    ] = False,
+    verify: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Attack nothing: check a stored set of adversarial images on this net."),
+    ] = None,
+    store_adversarial: Annotated[
+        bool, typer.Option("--store-adversarial", help="Keep the worst image of every example, for --verify.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder of the results. Default: RUN/evaluations/SUITE.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted evaluation.")] = False,
     batch_size: Annotated[int, typer.Option(help="Images attacked at once; changes no verdict.")] = 128,
     seed: Annotated[int, typer.Option(help="Of the random starts.")] = 0,
+    search_precision: Annotated[
+        str, typer.Option(help="float32, or bfloat16 for searches (verdicts stay in float32): a little weaker.")
+    ] = "float32",
+    channels_last: Annotated[
+        bool, typer.Option("--channels-last", help="Run convolutions in this memory format, as a rule faster.")
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     devices: Annotated[int, typer.Option(help="Processes to share the examples; changes no verdict.")] = 1,
     fail_under: Annotated[
-        float | None, typer.Option(help="Exit code 3 if robust accuracy (a fraction) is lower.")
+        float | None,
+        typer.Option(help="Exit code 3 if robust accuracy (a fraction; of several sets the mean) is lower."),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
 ) -> int:
     """Measure clean and robust accuracy. The last line of stdout is the folder of the results.
 
     Robust accuracy is the pointwise worst case over the attacks of the suite, over all examples. A suite other
-    than the full cascade gives an upper bound.
+    than the full cascade gives an upper bound. The suites corruptions and shifts measure several sets, and with
+    +SUITE attack each: corruptions+quick. --verify exits with 3 where a stored set is not what it claims to be.
     """
     from ..target import evaluate_target
+    from ..verify import verify_target
 
     if fail_under is not None and not 0 <= fail_under <= 1:
         raise UserError("--fail-under", fail_under, "a fraction in [0, 1]", "0.4")
     if examples is not None and examples < 1:
         raise UserError("--examples", examples, "a whole number >= 1")
+    if verify is not None:
+        finding = verify_target(
+            target, verify, data=data, examples=examples, threat=threat, mode=mode, weights=weights, out=out,
+            batch_size=batch_size, device=device, quiet=quiet,
+        )  # fmt: skip
+        print(verify)
+        return _gate(finding["robust_accuracy"], fail_under) if finding["passed"] else 3
     folder, summary = evaluate_target(
-        target, suite=suite, data=data, examples=examples, threat=threat, mode=mode, weights=weights, out=out,
-        resume=resume, batch_size=batch_size, seed=seed, device=device, devices=devices, quiet=quiet,
+        target, suite=suite, shifts=shift or [], data=data, examples=examples, threat=threat, mode=mode,
+        weights=weights, transfer_from=transfer_from or [], out=out, resume=resume, audit=audit,
+        store_adversarial=store_adversarial, batch_size=batch_size, seed=seed, search_precision=search_precision,
+        channels_last=channels_last, device=device, devices=devices, quiet=quiet,
     )  # fmt: skip
     from ..engine import is_child
 
     if is_child():
         return 0
     print(folder)
-    accuracy = summary["robust_accuracy"] if summary["robust_accuracy"] is not None else summary["clean_accuracy"]
+    gate = summary.get("mean", summary)  # of several sets, over all of them
+    accuracy = gate["robust_accuracy"] if gate["robust_accuracy"] is not None else gate["clean_accuracy"]
+    return _gate(accuracy, fail_under)
+
+
+def _gate(accuracy: float, fail_under: float | None) -> int:
     if fail_under is None or accuracy >= fail_under:
         return 0
     print(f"inure: --fail-under: accuracy {accuracy:.4f} is under {fail_under}", file=sys.stderr)

@@ -64,9 +64,10 @@ def _adapters() -> Iterable[tuple[str, str]]:
 
 
 def _suites() -> Iterable[tuple[str, str]]:
-    from ..evaluation.suites import ABOUT
+    from .. import shifted_sets
+    from ..evaluation import suites
 
-    return ABOUT.items()
+    return (*suites.ABOUT.items(), *shifted_sets.ABOUT.items())
 
 
 def _recipes() -> Iterable[tuple[str, str]]:

@@ -38,6 +38,11 @@ _READERS: dict[str, Callable[[Path, str, str], Encoded]] = {
 }
 
 
+def is_corrupted(place: str) -> bool:
+    """Whether ``NAME:DIR`` names a published set of corruptions, in which ``@KIND:SEVERITY`` picks a file or folder."""
+    return place.partition(":")[0] in _CORRUPTED and ":" in place
+
+
 def find_shift(spec: Spec, setting: str) -> Callable[[tuple[str, ...]], Encoded] | None:
     """What reads the set behind ``NAME:DIR`` or ``NAME:DIR@KIND:SEVERITY``; None for any other SPEC.
 

@@ -17,7 +17,7 @@ from .hub import find_on_hub, read_dataset
 from .image_set import ImageSet
 from .parquet import read_parquet
 from .shards import find_shards
-from .shifts import find_shift, refuse_unknown_prefix
+from .shifts import find_shift, is_corrupted, refuse_unknown_prefix
 from .spec import ALLOWED, Spec, choose_splits, nearest, parse_spec
 
 
@@ -103,7 +103,7 @@ def find_source(text: str, setting: str) -> Source:
 
 def _checked_corruption(spec: Spec, setting: str) -> Spec:
     """The SPEC, after a mistake in its corruption; without it where it names files, not something to compute."""
-    if spec.corruption is None or spec.place.startswith(("cifar10-c:", "imagenet-c:")):
+    if spec.corruption is None or is_corrupted(spec.place):
         return spec._replace(corruption=None)
     from .corruptions import parse_corruption
 

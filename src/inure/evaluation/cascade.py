@@ -11,9 +11,11 @@ from ..models.modes import attack_mode, frozen
 from ..threat import Geometry
 from .examples import Examples
 from .journal import Journal
+from .metered import Metered, out_of_memory, padded_size
 from .pictures import Pictures
+from .stored import StoredImages
 from .suites import Member
-from .verdicts import PADDING, Metered, Verdicts, judge, out_of_memory, padded_size
+from .verdicts import Verdicts, judge
 
 _SMALLEST_BATCH = 8
 
@@ -25,6 +27,8 @@ class Cascade:
         model: Any net that takes images in [0, 1]; its modes are restored afterwards.
         examples: What is evaluated.
         rows: The positions in ``examples`` that are this process's.
+        stored: What keeps the worst images of all, if anything.
+        search_dtype: Autocast of the attacks; None: float32.
         advance: Called after each batch with (attack, examples done, examples of it, standing).
     """
 
@@ -40,17 +44,20 @@ class Cascade:
         device: torch.device,
         journal: Journal,
         pictures: Pictures,
+        stored: StoredImages | None = None,
+        search_dtype: torch.dtype | None = None,
         advance: Callable[[str, int, int, int], None],
     ) -> None:
         self.model, self.examples, self.rows = model, examples, rows
         self.threat, self.seed, self.device = threat, seed, device
-        self.batch_size, self.padding = batch_size, PADDING
-        self.journal, self.pictures, self.advance = journal, pictures, advance
+        self.batch_size = batch_size
+        self.journal, self.pictures, self.stored, self.advance = journal, pictures, stored, advance
+        self.search_dtype = search_dtype
 
     def run(self, members: list[Member]) -> None:
         """The clean verdict, then every member in order; what the journal knows is not repeated."""
         found = self._found()
-        with attack_mode(self.model, "eval"), frozen(self.model), _repeatable(self.device):
+        with attack_mode(self.model, "eval"), frozen(self.model), repeatable(self.device):
             standing = self.rows
             for member in [None, *members]:
                 name = member.name if member else "clean"
@@ -69,8 +76,10 @@ class Cascade:
             if verdicts is None:
                 continue
             labels, index = self.examples.labels[chosen], self.examples.index[chosen]
-            # Pictures first: a batch that is in the journal is not repeated after a kill
+            # Images first: a batch that is in the journal is not repeated after a kill
             self.pictures.keep(index, labels, verdicts, clean=member is None)
+            if self.stored is not None:
+                self.stored.keep(chosen, verdicts, clean=member is None)
             self.journal.add(_record(name, labels, index, verdicts))
             right |= dict(zip(index.tolist(), (verdicts.prediction == labels).tolist(), strict=True))
             start += len(chosen)
@@ -88,7 +97,7 @@ class Cascade:
                 member,
                 threat=self.threat,
                 seed=self.seed,
-                padding=self.padding,
+                search_dtype=self.search_dtype,
             )
         except RuntimeError as error:
             if not out_of_memory(error) or not self._retreat(len(chosen)):
@@ -100,11 +109,11 @@ class Cascade:
 
     def _retreat(self, size: int) -> bool:
         """Halve the batch that ran out of memory; past the padding's size the padding gives way too."""
-        seen = padded_size(size, self.padding)
+        seen = padded_size(size, self.model.padding)
         if seen <= _SMALLEST_BATCH:
             return False
         self.batch_size = min(self.batch_size, seen // 2)
-        self.padding = min(self.padding, seen // 2)
+        self.model.padding = min(self.model.padding, seen // 2)
         return True
 
     def _found(self) -> dict[str, dict[int, bool]]:
@@ -131,7 +140,7 @@ def _record(name: str, labels: Tensor, index: Tensor, verdicts: Verdicts) -> dic
 
 
 @contextmanager
-def _repeatable(device: torch.device) -> Iterator[None]:
+def repeatable(device: torch.device) -> Iterator[None]:
     """Arithmetic that gives the same bits again.
 
     On a GPU: whole float32 mantissas and fixed kernels; by default convolutions shorten them to TF32 there.

@@ -18,11 +18,13 @@ from ..losses import margin
 from ..models.modes import attack_mode, frozen
 from ..types import Images
 from .examples import Examples
-from .verdicts import Metered, out_of_memory, pad
+from .metered import Metered, out_of_memory
 
 PROBED = 64
 """The first examples, which the probes look at."""
 _FEWEST = 8
+_WITHOUT_GRADIENTS = ("square", "transfer")
+"""How the names of attacks begin that are not guided by gradients of the net."""
 _ENGINE = threading.Lock()
 
 
@@ -48,9 +50,32 @@ FLAGS = {
     "double_normalisation": Rule("severe", "accuracy rises by over 10 points where one normalisation is undone"),
     "missing_normalisation": Rule("severe", "accuracy rises by over 10 points on normalised images"),
     "few_classes": Rule("note", "an attack of the suite needs more classes than there are"),
+    "many_classes": Rule("note", "an attack of the suite takes fewer classes than there are"),
     "square_beats_white_box": Rule(
         "severe", "Square breaks more than 0.2 % (and 2) of the examples after white-box attacks"
     ),
+    # From here on: found by the audit
+    "transfer_beats_white_box": Rule(
+        "severe", "images made for another net break over 0.2 % (and 2) of the examples after white-box attacks"
+    ),
+    "fgsm_beats_pgd": Rule(
+        "severe", "FGSM breaks over 1 % (and 3) of the examples more than PGD-10, or PGD-10 more than PGD-100"
+    ),
+    "non_monotone": Rule("severe", "at a larger radius over 1 % (and 3) of the examples more stand than at a smaller"),
+    "weak_attack": Rule("warning", "twice the steps of PGD-100 break over 0.2 % (and 2) of the examples more"),
+    "silent_success": Rule(
+        "severe", "of over 0.2 % (and 2) of the examples an iterate was misclassified, the returned image is not"
+    ),
+    "vanishing_gradient": Rule("severe", "over 1 % of the gradients of PGD on cross-entropy are exactly zero"),
+    "unreachable_zero": Rule("severe", "any example stands against an attack without bound"),
+    "verdict_reversed": Rule("severe", "a second forward of any returned image gives another prediction"),
+    "catastrophic_overfitting": Rule(
+        "warning",
+        "FGSM leaves over 25 points more standing than PGD-10, and input gradients at the image and at a "
+        "random point of the ball have a mean cosine under 0.3",
+    ),
+    "not_converged": Rule("warning", "the last tenth of the steps brings over 5 % of the rise of the best loss"),
+    "unstable_predictions": Rule("warning", "random points of the ball change the margin by over 75 % on average"),
 }
 _NORMALISATIONS = {
     "ImageNet's": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -82,6 +107,7 @@ def probe(
         if not out_of_memory(error) or size <= _FEWEST:
             raise
     # Here the error is gone, and with its traceback the tensors that it held
+    model.padding = min(model.padding, size // 2)
     return probe(model, examples, device, averages=averages, size=size // 2)
 
 
@@ -96,8 +122,7 @@ def _probe(model: Metered, examples: Examples, device: torch.device, averages: b
         ]  # fmt: skip
     if backwards:
         found.append(flag("dynamic_forward", f"{backwards} backwards inside one forward: an adaptive attack is needed"))
-    model.forwards = model.backwards = 0
-    model.bad_gradients = 0
+    model.forget()
     names = [f["name"] for f in found if f is not None]
     # A net that draws at random is not blamed for what follows from it
     if "randomised" in names:
@@ -105,24 +130,28 @@ def _probe(model: Metered, examples: Examples, device: torch.device, averages: b
     return [f for f in found if f is not None]
 
 
-def square_beats_white_box(standing: Sequence[tuple[str, int]], total: int) -> dict[str, str] | None:
-    """Whether an attack without gradients broke what attacks with gradients left.
+def beaten_white_box(standing: Sequence[tuple[str, int]], total: int) -> list[dict[str, str]]:
+    """Whether attacks that the net's gradients do not guide broke what those with its gradients left.
 
     Args:
-        standing: (attack, examples standing after it), in order.
+        standing: (attack, examples standing after it), in order, the clean images first; by its name an attack is
+            Square, a transfer, or white-box.
         total: Of all examples.
     """
+    found, white_box = [], False
     for (_, before), (name, after) in zip(standing[:-1], standing[1:], strict=True):
-        broken = before - after
-        if name.startswith("square") and broken >= 2 and broken / max(total, 1) > 0.002:
+        broken, kind = before - after, name.partition("-")[0]
+        if kind not in _WITHOUT_GRADIENTS:
+            white_box = True
+        elif white_box and broken >= 2 and broken / max(total, 1) > 0.002:
             detail = f"{name} broke {broken} of {before} examples that all attacks before it left: gradients mislead"
-            return flag("square_beats_white_box", detail)
-    return None
+            found.append(flag(f"{kind}_beats_white_box", detail))
+    return found
 
 
 def _logits(model: Metered, x: Images) -> Tensor:
     with torch.no_grad():
-        return model(pad(x, _FEWEST))[: len(x)]
+        return model(x)
 
 
 def _randomised(model: Metered, x: Images, y: Tensor, first: Tensor, averages: bool) -> dict[str, str] | None:
@@ -167,9 +196,9 @@ def _batch_dependent(model: Metered, x: Images, logits: Tensor) -> dict[str, str
 
 
 def _zero_gradient(model: Metered, x: Images, y: Tensor) -> dict[str, str] | None:
-    inputs = pad(x, _FEWEST).detach().requires_grad_()
+    inputs = x.detach().requires_grad_()
     with torch.enable_grad():
-        values = margin(model(inputs), pad(y, _FEWEST), kappa=torch.inf)
+        values = margin(model(inputs), y, kappa=torch.inf)
         try:
             (grad,) = torch.autograd.grad(values.sum(), inputs)
         except RuntimeError as error:
@@ -177,7 +206,7 @@ def _zero_gradient(model: Metered, x: Images, y: Tensor) -> dict[str, str] | Non
             return flag("zero_gradient", detail)
     if int(model.bad_gradients):  # taken as zero by Metered; that has a flag of its own
         return None
-    zero = int((grad[: len(x)].flatten(1).abs().sum(1) == 0).sum())
+    zero = int((grad.flatten(1).abs().sum(1) == 0).sum())
     if not zero:
         return None
     return flag("zero_gradient", f"{zero} of {len(x)} probed images have a margin without any gradient")

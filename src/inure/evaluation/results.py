@@ -1,4 +1,8 @@
-"""The files of a finished evaluation: ``examples.safetensors``, ``outcomes.parquet`` and, last, ``summary.json``."""
+"""The files of a finished evaluation: ``examples.safetensors``, ``outcomes.parquet`` and, last, ``summary.json``.
+
+``adversarial.safetensors`` too, where the images are stored (see ``stored.py``); ``audit.json`` and ``audit.png``
+where there was an audit.
+"""
 
 import json
 from pathlib import Path
@@ -11,6 +15,8 @@ from .. import files
 from .journal import refuse_other_protocol, unfinished
 
 SUMMARY, OUTCOMES, EXAMPLES = "summary.json", "outcomes.parquet", "examples.safetensors"
+ADVERSARIAL = "adversarial.safetensors"
+AUDIT, AUDIT_PICTURE = "audit.json", "audit.png"
 
 
 def write_results(folder: Path, table: pa.Table, summary: dict[str, Any]) -> None:
@@ -27,7 +33,7 @@ def set_aside(folder: Path) -> Path | None:
         return None
     previous = folder / "previous"
     previous.mkdir(exist_ok=True)
-    for name in (EXAMPLES, OUTCOMES, SUMMARY):
+    for name in (EXAMPLES, ADVERSARIAL, AUDIT, AUDIT_PICTURE, OUTCOMES, SUMMARY):
         (previous / name).unlink(missing_ok=True)
         if (folder / name).exists():
             (folder / name).replace(previous / name)

@@ -3,40 +3,35 @@
 Robust accuracy is only ever the pointwise worst case, over all examples.
 """
 
-import copy
-import hashlib
-import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from .. import config
 from ..console import Bars
 from ..data import ImageSet
 from ..errors import UserError, unknown_name
-from ..models import Classifier
-from ..models.adapt import fold
-from ..models.modes import attack_mode
 from ..threat import Geometry, describe_threat, parse_threat
-from ..types import Criterion
 from .cascade import Cascade
 from .examples import Examples
 from .flags import flag, probe
 from .journal import Journal
+from .nets import count_classes, device_of, prepared
 from .pictures import Pictures
+from .protocol import protocol_of, weights_hash
 from .results import read_results, set_aside, write_results
-from .suites import SUITES, Member
+from .stored import StoredImages, about, discard, refuse_unless_stored, was_storing
+from .suites import SUITES, Member, with_float32_search
 from .summary import outcomes, standing, summarize
-from .verdicts import Metered
+from .transfer import transfer_members
 
 _PICTURES = 16
-Net = TypeVar("Net", bound=nn.Module)
+_PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -74,6 +69,10 @@ def evaluate(
     resume: bool = False,
     index: Tensor | np.ndarray | None = None,
     workers: Workers | None = None,
+    sources: Mapping[str, nn.Module] | None = None,
+    search_precision: str = "float32",
+    channels_last: bool = False,
+    store_adversarial: bool = False,
     flags: Sequence[dict[str, str]] = (),
     command: str | None = None,
     quiet: bool = True,
@@ -102,6 +101,13 @@ def evaluate(
         resume: Continue what a killed evaluation left in ``out``.
         index: (N,) names of the examples; positions by default.
         workers: Which of several processes this is.
+        sources: Nets by name whose adversarial images are tried last, on who still stands (``attacks.Transferred``).
+        search_precision: ``bfloat16`` lets attacks search in it: faster on hardware that has it, and weaker where
+            rounding hides a way. A search ends at a point that bfloat16 calls misclassified and float32 may not;
+            APGD towards 3 classes in float32 on the survivors is added, and Square decides in float32. Verdicts are
+            in float32 always.
+        channels_last: Run convolutions in that memory format: as a rule faster, with other last bits.
+        store_adversarial: Write the worst image of every example to ``adversarial.safetensors`` in ``out``.
         flags: What the caller knows to be wrong, {name, severity, detail}; joins those found here.
         command: Kept in the summary: what to type to repeat this.
         quiet: No progress bars.
@@ -111,21 +117,26 @@ def evaluate(
             protocol in ``out`` when resuming.
     """
     workers, out = workers or Workers(), Path(out) if out is not None else None
-    _check_settings(suite, batch_size, workers, out)
+    _check_settings(suite, batch_size, workers, out, search_precision, store_adversarial)
     threat = _geometry(threat)
     examples = Examples.of(images, labels, index)
-    place = torch.device(device) if device is not None else _device_of(model)
-    if isinstance(images, ImageSet):
-        model = _asked_as(model, images)
-    if isinstance(model, Classifier) and model.domains:
-        model, applied = fold(model, mode), None
-    else:
-        applied = mode
-    metered = Metered(in_float32(model, place), applied)
-    classes = _check_model(metered, examples, place)
+    place = torch.device(device) if device is not None else device_of(model)
+    metered, model = prepared(model, images, mode, place, channels_last=channels_last)
+    classes = count_classes(metered, examples, place)
     members, left_out = _fitting(SUITES[suite](threat), classes)
-    protocol = _protocol(model, examples, members, suite, threat, seed, mode, place)
+    search_dtype = _PRECISIONS[search_precision]
+    if search_dtype is not None:
+        members = with_float32_search(members, threat)
+    if sources:
+        attacked = weights_hash(model)
+        members += transfer_members(sources, threat, examples, classes=classes, attacked=attacked, device=place)
+    protocol = protocol_of(
+        model, examples, members, suite, threat, seed, mode, place,
+        search_precision=search_precision, channels_last=channels_last,
+    )  # fmt: skip
     if resume and out is not None and (finished := read_results(out, protocol)):
+        if store_adversarial:
+            refuse_unless_stored(out)
         table, summary = finished
         pictures = Pictures(out, examples.index, resume=True)
         return Evaluation(standing(table, examples.index), summary, table, pictures.columns())
@@ -134,10 +145,18 @@ def evaluate(
         bars.say(f"the results that were in {out} are now in {previous}")
     averages = any(getattr(member.attack, "eot_samples", 1) > 1 for member in members)
     doubts = [*flags, *left_out, *(probe(metered, examples, place, averages=averages) if members else [])]
+    # A resume stores where the evaluation was begun so: what is in the file already would be lost
+    store_adversarial = store_adversarial or (resume and out is not None and was_storing(out))
+    if out is not None and not resume and workers.rank == 0 and not store_adversarial:
+        discard(out)
     journal = Journal(out, workers.rank, workers.world_size)
     journal.begin(protocol, resume=resume)
     rows = torch.arange(workers.rank, len(examples), workers.world_size)
     pictures = Pictures(out if workers.rank == 0 else None, examples.index[rows[:_PICTURES]], resume=resume)
+    stored = None
+    if out is not None and store_adversarial:
+        header = about(threat, protocol)
+        stored = StoredImages(out, examples, header, rank=workers.rank, begun=bool(journal.records))
     with bars:
         Cascade(
             metered,
@@ -149,6 +168,8 @@ def evaluate(
             device=place,
             journal=journal,
             pictures=pictures,
+            stored=stored,
+            search_dtype=search_dtype,
             advance=bars.attack,
         ).run(members)
     workers.barrier()
@@ -167,6 +188,8 @@ def evaluate(
         standing(table, examples.index), summarize(records, table, order, fixed, doubts), table, pictures.columns()
     )
     if out is not None and workers.rank == 0:
+        if stored is not None:
+            stored.finish()
         write_results(out, table, result.summary)
     workers.barrier()  # the others may be reading the journals until here
     if workers.rank == 0:
@@ -174,22 +197,19 @@ def evaluate(
     return result
 
 
-def weights_hash(model: nn.Module) -> str:
-    """sha256 over the names and bytes of a net's state."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _check_settings(suite: str, batch_size: int, workers: Workers, out: Path | None) -> None:
+def _check_settings(
+    suite: str, batch_size: int, workers: Workers, out: Path | None, search_precision: str, store_adversarial: bool
+) -> None:
     if suite not in SUITES:
         raise unknown_name("--suite", suite, SUITES)
     if batch_size < 1:
         raise UserError("--batch-size", batch_size, "a whole number >= 1")
     if workers.world_size > 1 and out is None:
         raise UserError("out", None, "a folder that all processes see: their results meet there")
+    if search_precision not in _PRECISIONS:
+        raise UserError("--search-precision", search_precision, " | ".join(_PRECISIONS))
+    if store_adversarial and out is None:
+        raise UserError("out", None, "a folder for the adversarial images that are to be stored")
 
 
 def _geometry(threat: Geometry | str) -> Geometry:
@@ -200,95 +220,12 @@ def _geometry(threat: Geometry | str) -> Geometry:
     return threat
 
 
-def _asked_as(model: nn.Module, images: ImageSet) -> nn.Module:
-    """``model``, its outputs read as the classes of ``images``."""
-    if images.accepted is not None:
-        allowed = "a set with one right label for each image, since verdicts are by label"
-        raise UserError("--data", f"{images.name}, which has several", allowed)
-    if images.readout is None:
-        return model
-    try:
-        return (model if isinstance(model, Classifier) else Classifier(model)).read_as(images.readout)
-    except UserError as error:
-        raise error.at("--data") from None
-
-
-def in_float32(model: Net, device: torch.device) -> Net:
-    """``model`` itself if it is in float32 on ``device``, else a copy that is."""
-    tensors = [*model.parameters(), *model.buffers()]
-    wanted = all(t.device == device and (not t.is_floating_point() or t.dtype == torch.float32) for t in tensors)
-    return model if wanted else copy.deepcopy(model).to(device=device).float()
-
-
-def _device_of(model: nn.Module) -> torch.device:
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
-
-
 def _fitting(members: list[Member], classes: int) -> tuple[list[Member], list[dict[str, str]]]:
-    """The attacks that make sense for so many classes, and a flag for the others."""
-    fitting = [member for member in members if classes >= member.classes]
-    names = ", ".join(f"{m.name} (needs {m.classes})" for m in members if m not in fitting)
-    return fitting, [flag("few_classes", f"{classes} classes: left out {names}")] if names else []
-
-
-def _check_model(model: Metered, examples: Examples, device: torch.device) -> int:
-    """How many classes there are.
-
-    By one forward of a few copies of the first image: what cannot work is said before anything is written.
-    """
-    images = examples.images(torch.zeros(8, dtype=torch.long), device)
-    shape = tuple(images.shape[1:])
-    try:
-        with attack_mode(model, "eval"), torch.no_grad():
-            logits = model(images)
-    except (UserError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise UserError("model", f"{type(error).__name__}: {reason}", f"a net for images of {shape}") from error
-    model.forwards = 0
-    if logits.ndim != 2 or len(logits) != len(images):
-        raise UserError("model", f"outputs of shape {tuple(logits.shape)}", f"logits (B, K) of images (B, *{shape})")
-    low, high = int(examples.labels.min()), int(examples.labels.max())
-    if low < 0 or high >= logits.shape[1]:
-        allowed = f"0 to {logits.shape[1] - 1}: the net has {logits.shape[1]} outputs"
-        raise UserError("labels", f"classes {low} to {high}", allowed, "the data set that the net was trained on")
-    return logits.shape[1]
-
-
-def _describe(loss: Criterion) -> dict[str, Any]:
-    """A loss by name with the values of its options: ``{"name": "margin", "kappa": 50.0}``."""
-    options = inspect.signature(loss).parameters.values()
-    return {"name": loss.__name__, **{o.name: o.default for o in options if o.default is not o.empty}}
-
-
-def _protocol(
-    model: nn.Module,
-    examples: Examples,
-    members: list[Member],
-    suite: str,
-    threat: Geometry,
-    seed: int,
-    mode: Any,
-    device: torch.device,
-) -> dict[str, Any]:
-    from importlib import metadata
-
-    readout = model.readout if isinstance(model, Classifier) else None
-    return {
-        "suite": suite,
-        "threat": config.dump(threat),
-        "attacks": [{"name": m.name, "loss": _describe(m.loss), **config.dump(m.attack)} for m in members],
-        "precision": "float32",
-        "net_mode": "eval",
-        "mode": mode,
-        "seed": seed,
-        # Absent where there is none, so that evaluations from before there were any can be resumed.
-        **({"readout": {"name": readout.name, "kind": readout.kind}} if readout is not None else {}),
-        "examples": len(examples),
-        "data_hash": examples.data_hash,
-        "index_hash": hashlib.sha256(examples.index.numpy().tobytes()).hexdigest(),
-        "weights_hash": weights_hash(model),
-        "device": device.type,
-        "versions": {"inure": metadata.version("inure"), "torch": torch.__version__},
-    }
+    """The attacks that make sense for so many classes, and flags for the others."""
+    few = [f"{m.name} (needs {m.classes})" for m in members if classes < m.classes]
+    many = [f"{m.name} (up to {m.most_classes})" for m in members if m.most_classes and classes > m.most_classes]
+    fitting = [m for m in members if m.classes <= classes <= (m.most_classes or classes)]
+    left_out = {"few_classes": few, "many_classes": many}
+    return fitting, [
+        flag(k, f"{classes} classes: left out {', '.join(names)}") for k, names in left_out.items() if names
+    ]

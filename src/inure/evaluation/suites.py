@@ -1,14 +1,19 @@
-"""Suites: which attacks an evaluation runs, in order. A suite is a function of the threat model."""
+"""Suites: which attacks an evaluation runs, in order. A suite is a function of the threat model.
+
+Those called autoattack have the parameters of the code of AutoAttack (Croce and Hein, 2020, arXiv:2003.01690; L1: 2021,
+arXiv:2103.01208), whose attacks are told apart in the cards of apgd, targeted, fab and square.
+"""
 
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-from ..attacks import APGD, DDN, FAB, FGSM, PGD, Square, Targeted
+from ..attacks import APGD, DDN, FAB, FGSM, PGD, Square, Targeted, Transferred
 from ..attacks import Attack as AnyAttack
+from ..attacks.fab import MANY_CLASSES
 from ..attacks.square import unbounded_margin
 from ..errors import UserError
-from ..losses import cross_entropy, hard, margin, targeted_dlr, targeted_margin
+from ..losses import cross_entropy, dlr, hard, margin, targeted_dlr, targeted_margin
 from ..threat import L1, L2, Geometry
 from ..types import Labels, Logits, PerExample
 
@@ -17,11 +22,15 @@ class Member(NamedTuple):
     """One attack of a suite."""
 
     name: str
-    attack: AnyAttack | Square | Targeted | FAB | DDN
+    attack: AnyAttack | Square | Targeted | FAB | DDN | Transferred
     loss: Callable[..., PerExample]
     """(logits, y), or for ``Targeted`` (logits, y, target)."""
     classes: int = 2
     """How many classes there must be."""
+    most_classes: int | None = None
+    """How many there may be."""
+    in_float32: bool = False
+    """Whether it searches in float32 even where the others do not."""
 
 
 def _pgd(threat: Geometry, steps: int) -> PGD:
@@ -58,19 +67,30 @@ def _targeted(threat: Geometry) -> list[Member]:
     return [Member("targeted20", _pgd(threat, 20), next_class)]
 
 
+def _apgd_on(
+    threat: Geometry, loss: str, *, restarts: int = 1, eot_samples: int = 1, large_radii: bool = False
+) -> Member:
+    """100 steps on ``ce`` or ``dlr``."""
+    attack = APGD(
+        threat=threat, steps=100, restarts=restarts, eot_samples=eot_samples, keep="worst", large_radii=large_radii
+    )  # fmt: skip
+    return Member(f"apgd-{loss}", attack, cross_entropy) if loss == "ce" else Member("apgd-dlr", attack, dlr, classes=3)
+
+
+def _apgd_toward(threat: Geometry, targets: int, *, large_radii: bool = False) -> Member:
+    """100 steps for each class."""
+    search = APGD(threat=threat, steps=100, keep="worst", large_radii=large_radii)
+    return Member("apgd-t", Targeted(threat=threat, search=search, targets=targets), targeted_dlr, classes=4)
+
+
 def _apgd_ce(threat: Geometry) -> list[Member]:
-    """As in AutoAttack: 100 steps, one start; under L1 five, with large radii."""
     l1 = isinstance(threat, L1)
-    attack = APGD(threat=threat, steps=100, restarts=5 if l1 else 1, keep="worst", large_radii=l1)
-    return [Member("apgd-ce", attack, cross_entropy)]
+    return [_apgd_on(threat, "ce", restarts=5 if l1 else 1, large_radii=l1)]
 
 
 def _apgd_t(threat: Geometry) -> list[Member]:
-    """As in AutoAttack: 100 steps for each of 9 classes; under L1 of 5, with large radii."""
     l1 = isinstance(threat, L1)
-    search = APGD(threat=threat, steps=100, keep="worst", large_radii=l1)
-    attack = Targeted(threat=threat, search=search, targets=5 if l1 else 9)
-    return [Member("apgd-t", attack, targeted_dlr, classes=4)]
+    return [_apgd_toward(threat, 5 if l1 else 9, large_radii=l1)]
 
 
 def _apgd(threat: Geometry) -> list[Member]:
@@ -83,19 +103,44 @@ def _multi_targeted(threat: Geometry) -> list[Member]:
 
 
 def _square(threat: Geometry) -> list[Member]:
-    """As in AutoAttack: 5000 queries, one start, on the margin."""
+    """5000 queries, one start, on the margin."""
     return [Member("square", Square(threat=threat), unbounded_margin)]
 
 
 def _fab_t(threat: Geometry) -> list[Member]:
-    """As in AutoAttack: 100 steps for each of 9 classes, one start; the loss is not used."""
+    """100 steps for each of 9 classes, one start; the loss is not used."""
     return [Member("fab-t", FAB(threat=threat, targets=9), unbounded_margin)]
+
+
+def _autoattack(threat: Geometry) -> list[Member]:
+    return [*_apgd(threat), *_fab_t(threat), *_square(threat)]
+
+
+def _autoattack_plus(threat: Geometry) -> list[Member]:
+    """Also under L1 without large radii, as in the reference's code, which asks there to be checked."""
+    starts = [_apgd_on(threat, loss, restarts=5) for loss in ("ce", "dlr")]
+    fab = Member("fab", FAB(threat=threat, restarts=5), unbounded_margin, most_classes=MANY_CLASSES)
+    return [*starts, fab, *_square(threat), _apgd_toward(threat, 9), *_fab_t(threat)]
+
+
+def _autoattack_rand(threat: Geometry) -> list[Member]:
+    return [_apgd_on(threat, loss, eot_samples=20) for loss in ("ce", "dlr")]
 
 
 def _ddn(threat: Geometry) -> list[Member]:
     if not isinstance(threat, L2):
         raise UserError("--suite", f"ddn under {threat.kind}", "ddn under l2, where it searches", "--threat l2:0.5")
     return [Member("ddn", DDN(threat=threat), cross_entropy)]
+
+
+def with_float32_search(members: list[Member], threat: Geometry) -> list[Member]:
+    """The attacks of a suite that searches in low precision, and one in float32 for what they left.
+
+    APGD towards 3 classes; before Square, which is dear and decides in float32 anyway.
+    """
+    last = _apgd_toward(threat, 3)._replace(name="apgd-t-float32", in_float32=True)
+    square = [m for m in members if isinstance(m.attack, Square)]
+    return [*(m for m in members if m not in square), last, *square] if members else []
 
 
 SUITES: dict[str, Callable[[Geometry], list[Member]]] = {
@@ -105,6 +150,9 @@ SUITES: dict[str, Callable[[Geometry], list[Member]]] = {
     "pgd100": partial(_pgd_suite, steps=100),
     "cw20": _cw20,
     "quick": _quick,
+    "autoattack": _autoattack,
+    "autoattack_plus": _autoattack_plus,
+    "autoattack_rand": _autoattack_rand,
     "apgd": _apgd,
     "apgd_ce": _apgd_ce,
     "apgd_t": _apgd_t,
@@ -122,6 +170,9 @@ ABOUT = {
     "pgd100": "PGD, 100 steps of epsilon/4 on cross-entropy, one uniform start, worst iterate",
     "cw20": "PGD, 20 steps of epsilon/4 on the Carlini-Wagner margin, one uniform start, worst iterate",
     "quick": "pgd20, then cw20 on what stands: the pointwise worst of both; an upper bound of AutoAttack",
+    "autoattack": "AutoAttack, version standard: apgd_ce, apgd_t, fab_t, square; the number to report",
+    "autoattack_plus": "AutoAttack, version plus: APGD on CE and DLR from 5 starts, FAB from 5, square, apgd_t, fab_t",
+    "autoattack_rand": "AutoAttack, version rand, for nets that draw at random: APGD on CE and DLR, EoT of 20 forwards",
     "apgd": "apgd_ce, then apgd_t on what stands: the first two attacks of AutoAttack, so an upper bound of it",
     "apgd_ce": "APGD, 100 steps on cross-entropy; L1: 5 restarts, large radii",
     "apgd_t": "APGD, 100 steps towards each of the 9 likeliest wrong classes (DLR); L1: 5 classes, large radii",

@@ -8,7 +8,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from .flags import flag, square_beats_white_box
+from .flags import beaten_white_box, flag
 from .intervals import wilson
 
 SCHEMA_VERSION = 1
@@ -68,8 +68,7 @@ def summarize(
         left -= {row["index"] for row in table.to_pylist() if row["attack"] == name and not row["robust"]}
         attacks.append({"name": name, "robust_accuracy": _share(len(left), total), **_costs(own)})
     standing_after = [("clean", clean_right), *((a["name"], round(a["robust_accuracy"] * total)) for a in attacks)]
-    masked = square_beats_white_box(standing_after, total)
-    found = [*flags, *_flags(records, table), *([masked] if masked else [])]
+    found = [*flags, *_flags(records, table), *beaten_white_box(standing_after, total)]
     robust = len(left) if attacks else None
     return {
         "schema_version": SCHEMA_VERSION,

@@ -14,16 +14,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..attacks import FGSM, PGD
 from ..models import Classifier
 from ..models.modes import attack_mode
 from ..threat import Geometry
 from ..types import Images
 from .examples import Examples
-from .run import in_float32
+from .metered import Metered
+from .nets import in_float32
 from .suites import Member
-from .verdicts import PADDING, Metered, Verdicts, judge, pad
+from .verdicts import Verdicts, judge
 
 _NEIGHBOURS = 2
+_WHOLE = PGD | FGSM
+"""Attacks that work on all images of a batch to the end: of the others some images leave, and with them their mix."""
 _KEPT = 1 << 30
 """Bytes of adversarial images that are kept to be tried on neighbours; past them pairs are attacked at once."""
 
@@ -114,7 +118,7 @@ class _Pairs:
         """Judge (P, 2) pairs of a mix and an image."""
         name = member.name if member else "clean"
         done = 0
-        for chunk in self._chunks(pairs):
+        for chunk in self._chunks(pairs, alone=member is not None and not isinstance(member.attack, _WHOLE)):
             x = self.examples.images(chunk[:, 1], self.device)
             verdicts, right = self._verdicts(chunk, x, member)
             if member is None:
@@ -143,19 +147,19 @@ class _Pairs:
             self.found.borrowed += int((~right).sum())
             self._strike(chunk[~right], x_adv[~right])
 
-    def _chunks(self, pairs: Tensor) -> Iterator[Tensor]:
-        """At most ``batch_size`` pairs; of one mix where a mix per image would send them through one by one."""
+    def _chunks(self, pairs: Tensor, *, alone: bool) -> Iterator[Tensor]:
+        """At most ``batch_size`` pairs; of one mix if ``alone``, or where a mix per image would go one by one."""
         groups = [pairs]
-        if self.net.mixture.slow_rows:
+        if alone or self.net.mixture.slow_rows:
             groups = [pairs[pairs[:, 0] == mix] for mix in pairs[:, 0].unique().tolist()]
         for group in groups:
             yield from group.split(self.batch_size)
 
     def _verdicts(self, chunk: Tensor, x: Images, member: Member | None) -> tuple[Verdicts, Tensor]:
         mixes, rows = chunk[:, 0], chunk[:, 1]
-        # Padded as judge pads the images
-        mode = pad(self.weights[mixes.to(self.device)], PADDING)
-        model = Metered(self.net, mode[0] if self.net.mixture.slow_rows else mode)
+        mode = self.weights[mixes.to(self.device)]
+        same = bool((mixes == mixes[0]).all())
+        model = Metered(self.net, mode[0] if same else mode)
         labels, index = self.examples.labels[rows], self.examples.index[rows]
         y = labels.to(self.device)
         verdicts = judge(model, x, y, index.to(self.device), member, threat=self.threat, seed=self.seed)

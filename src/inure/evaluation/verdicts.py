@@ -1,60 +1,21 @@
-"""One batch of an evaluation: craft, check the perturbation, judge by a fresh forward.
-
-Batches are padded to powers of two, so that a verdict does not depend on how many examples happen to be left: the
-kernels of a CPU treat a batch of one, and the last odd elements of a small batch, otherwise than the rest, and
-differ in the last bits.
-"""
+"""One batch of an evaluation: craft, check the perturbation, judge by a fresh forward."""
 
 import time
 import zlib
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..losses import entropy_of
 from ..noise import CounterNoise
 from ..threat import Geometry
 from ..types import Images
+from .metered import Metered
 from .suites import Member
 
 TOLERANCE = 1e-6
 """How far, in float64, a perturbation may exceed epsilon."""
-PADDING = 32
-"""Least size of a padded batch: two vectors of the widest CPUs, so that no tensor (B, ...) ends in a partial one."""
-
-
-class Metered(nn.Module):
-    """A net that counts the examples that went forward, and back, through it.
-
-    It runs in float32 whatever autocast says. A gradient that is not finite is taken as zero, and counted: one
-    NaN would turn the image, and with it the whole evaluation, into nothing.
-    """
-
-    def __init__(self, net: nn.Module, mode: object = None) -> None:
-        super().__init__()
-        self.net, self.mode = net, mode
-        self.forwards = self.backwards = 0
-        self.bad_gradients: Tensor | int = 0
-
-    def forward(self, x: Images) -> Tensor:
-        """The logits, in float32; the mode is passed on only if one was asked for."""
-        self.forwards += len(x)
-        if x.requires_grad:
-            x.register_hook(self._repair)
-        with torch.autocast(x.device.type, enabled=False):
-            logits = self.net(x) if self.mode is None else self.net(x, mix=self.mode)
-        if logits.requires_grad:
-            logits.register_hook(self._count)
-        return logits.float()
-
-    def _count(self, grad: Tensor) -> None:
-        self.backwards += len(grad)
-
-    def _repair(self, grad: Tensor) -> Tensor:
-        finite = grad.isfinite()
-        self.bad_gradients = self.bad_gradients + (~finite.flatten(1).all(1)).sum()
-        return torch.where(finite, grad, 0.0)
 
 
 @dataclass(frozen=True)
@@ -73,7 +34,7 @@ class Verdicts:
     forwards: int
     backwards: int
     bad_gradients: int
-    """Gradients (of padding too) that were not finite."""
+    """Gradients that were not finite."""
     seconds: float
 
 
@@ -86,7 +47,7 @@ def judge(
     *,
     threat: Geometry,
     seed: int,
-    padding: int = PADDING,
+    search_dtype: torch.dtype | None = None,
 ) -> Verdicts:
     """Attack B examples (or none: the clean verdict) and judge what comes back.
 
@@ -98,19 +59,22 @@ def judge(
         member: The attack; None for the clean images.
         threat: Against which the perturbation is checked.
         seed: Of the evaluation.
-        padding: Least size of the batch that the net sees.
+        search_dtype: Autocast of the attack's forwards; None: float32. The verdict is in float32 always.
 
     Raises:
         RuntimeError: If the attack left the threat model or [0, 1]: then its result would be worthless.
     """
     begin, size = time.perf_counter(), len(x)
+    # A single image comes twice: sums over one alone may be cut in other parts, with other last bits
+    copies = 2 if size == 1 else 1
+    x, y, index = (torch.cat([t] * copies) for t in (x, y, index))
     forwards, backwards, bad_gradients = model.forwards, model.backwards, model.bad_gradients
-    padded, labels, counters = (pad(t, padding) for t in (x, y, index))
-    x_adv = padded
+    x_adv = x
     if member is not None:
         # The name, not the place in the suite: an attack starts where it starts alone
-        noise = CounterNoise(seed, counters, zlib.crc32(member.name.encode()))
-        x_adv = member.attack(model, padded, labels, loss=member.loss, noise=noise)
+        noise = CounterNoise(seed, index, zlib.crc32(member.name.encode()))
+        with model.searching_in(None if member.in_float32 else search_dtype):
+            x_adv = member.attack(model, x, y, loss=member.loss, noise=noise)
     with torch.no_grad():
         logits = model(x_adv)
     # Not the argmax of the probabilities: where they round to the same number the logits still differ
@@ -118,7 +82,7 @@ def judge(
     confidence = logits.softmax(1).gather(1, prediction[:, None]).squeeze(1)
     entropy = entropy_of(logits)
     # On the CPU: some devices have no float64
-    x_adv, x = x_adv[:size].detach().cpu(), x.cpu()
+    x_adv, x = x_adv[:size].detach().cpu(), x[:size].cpu()
     distance = threat.distance(x_adv.double(), x.double())
     _refuse_invalid(x_adv, distance, threat, member)
     return Verdicts(
@@ -127,23 +91,11 @@ def judge(
         torch.where(finite, confidence, 0.0)[:size].cpu(),
         torch.where(finite, entropy, torch.inf)[:size].cpu(),
         distance,
-        # padding is our own doing: it is not counted
-        round((model.forwards - forwards) * size / len(padded)),
-        round((model.backwards - backwards) * size / len(padded)),
+        (model.forwards - forwards) // copies,
+        (model.backwards - backwards) // copies,
         int(model.bad_gradients - bad_gradients),
         time.perf_counter() - begin,
     )
-
-
-def padded_size(size: int, padding: int = PADDING) -> int:
-    """The next power of two, at least ``padding``."""
-    return max(padding, 1 << (size - 1).bit_length())
-
-
-def pad(t: Tensor, padding: int = PADDING) -> Tensor:
-    """``t`` with copies of its last row, up to ``padded_size``."""
-    missing = padded_size(len(t), padding) - len(t)
-    return torch.cat([t, t[-1:].expand(missing, *t.shape[1:])]) if missing else t
 
 
 def _refuse_invalid(x_adv: Images, distance: Tensor, threat: Geometry, member: Member | None) -> None:
@@ -152,9 +104,3 @@ def _refuse_invalid(x_adv: Images, distance: Tensor, threat: Geometry, member: M
         raise RuntimeError(f"{name}: returned images that are not finite or not in [0, 1]")
     if float(distance.max()) > float(threat.epsilon) + TOLERANCE:
         raise RuntimeError(f"{name}: returned a perturbation of {float(distance.max())} > {threat.epsilon}")
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether that is what an error says. CUDA has a type of its own for it; the CPU and MPS say it in words."""
-    words = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, torch.OutOfMemoryError) or any(w in str(error).lower() for w in words)

@@ -1,42 +1,56 @@
-"""A net of the user's: ``path/to/file.py:function``, where the function returns an ``nn.Module``."""
+"""A net of the user's: ``path/to/file.py:function``, where the function returns an ``nn.Module``.
+
+A function that needs arguments, as RobustBench's ``load_model`` does, gets them in the target:
+``model.py:load_model(model_name=Wang2023Better, dataset=cifar10)``. They are read as data, never evaluated.
+"""
 
 import hashlib
 import importlib.util
+import inspect
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from torch import nn
 
+from ..config import parse_real
 from ..errors import UserError, unknown_name
 
+_TARGET = re.compile(r"(?P<file>.+?\.py):(?P<function>[^():]*)(?:\((?P<arguments>.*)\))?", re.DOTALL)
+_REAL = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?(\s*/\s*[1-9][0-9]*)?")
 _brought: dict[str, Path] = {}
 """Helper modules that files imported from their own folders."""
 
 
 def is_file_function(name: str) -> bool:
-    """Whether ``name`` is written ``FILE.py:function``."""
+    """Whether ``name`` is written ``FILE.py:function``, with or without arguments."""
     return ".py:" in name or name.endswith(".py")
 
 
 def net_from_file(target: str, *, setting: str) -> nn.Module:
-    """What the function, called without arguments, returns.
+    """What the function returns.
 
     The file's folder is on the import path while the file loads and the function runs.
 
     Args:
-        target: ``path/to/file.py:function``.
+        target: ``path/to/file.py:function``, called without arguments, or ``path/to/file.py:function(name=value,
+            ...)``. A value is true, false, a number, or else a text, to which quotes do not belong.
         setting: Where the user wrote it, for messages.
 
     Raises:
-        UserError: If the file or the function is missing or fails, or returns anything but an ``nn.Module``.
+        UserError: If the file or the function is missing or fails, needs other arguments, or returns anything but
+            an ``nn.Module``.
     """
-    file, _, function = target.rpartition(":")
-    path = Path(file).expanduser()
-    if not file or not function.isidentifier():
-        raise UserError(setting, target, "FILE.py:function", f"{target.rstrip(':')}:function")
+    parts = _TARGET.fullmatch(target)
+    if parts is None or not parts["function"].strip().isidentifier():
+        allowed = "FILE.py:function or FILE.py:function(name=value, ...)"
+        raise UserError(setting, target, allowed, f"{target.partition('.py')[0]}.py:function")
+    function, arguments = parts["function"].strip(), _arguments(parts["arguments"] or "", target, setting)
+    path = Path(parts["file"]).expanduser()
     if not path.is_file():
         raise UserError(setting, str(path), "an existing Python file")
     with _importable(path.resolve().parent):
@@ -46,15 +60,54 @@ def net_from_file(target: str, *, setting: str) -> nn.Module:
             names = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
             mistake = unknown_name(setting, function, names)
             raise UserError(setting, target, f"a function of {path.name}: {mistake.allowed}", mistake.remedy)
+        _check_arguments(make, arguments, f"{parts['file']}:{function}", setting)
         try:
-            net = make()
+            net = make(**arguments)
         except UserError:
             raise
         except (Exception, SystemExit) as error:
-            raise UserError(setting, target, "a function that runs without arguments", _said(error)) from error
+            how = "with these arguments" if arguments else "without arguments"
+            raise UserError(setting, target, f"a function that runs {how}", _said(error)) from error
     if not isinstance(net, nn.Module):
         raise UserError(setting, f"{target} returning {type(net).__name__}", "a function that returns an nn.Module")
     return net
+
+
+def _arguments(text: str, target: str, setting: str) -> dict[str, Any]:
+    """``dataset=cifar10, n=10`` as ``{"dataset": "cifar10", "n": 10}``."""
+    found: dict[str, Any] = {}
+    for part in text.split(",") if text.strip() else []:
+        name, mark, value = (piece.strip() for piece in part.partition("="))
+        if not mark or not name.isidentifier() or name in found:
+            raise UserError(setting, f"{part.strip() or 'nothing'} in {target}", "name=value, each name once")
+        found[name] = _value(value)
+    return found
+
+
+def _value(text: str) -> Any:
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        return text[1:-1]
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if re.fullmatch(r"[-+]?[0-9]+", text):
+        return int(text)
+    return parse_real(text) if _REAL.fullmatch(text) else text
+
+
+def _check_arguments(make: Callable[..., Any], given: Mapping[str, Any], target: str, setting: str) -> None:
+    try:
+        parameters = inspect.signature(make).parameters.values()
+    except (TypeError, ValueError):  # some classes written in C tell none
+        return
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    takes = [p.name for p in named]
+    for name in given if not any(p.kind is p.VAR_KEYWORD for p in parameters) else ():
+        if name not in takes:
+            nearest = unknown_name(setting, name, takes).remedy
+            raise UserError(setting, f"{name} for {target}", " | ".join(takes) or "no arguments", nearest)
+    if missing := [p.name for p in named if p.default is p.empty and p.name not in given]:
+        written = ", ".join([*(f"{name}={value}" for name, value in given.items()), *(f"{n}=VALUE" for n in missing)])
+        raise UserError(setting, target, f"a value for {', '.join(missing)}", f"'{target}({written})'")
 
 
 def _execute(path: Path, setting: str) -> ModuleType:

@@ -76,7 +76,7 @@ def _identity(evaluation: EvaluationFiles) -> str:
 
 def _evaluation_notices(run: RunFiles, key: tuple[str, str] | None) -> list[Notice]:
     found = []
-    for evaluation in run.evaluations:
+    for evaluation in (*run.evaluations, *run.shifted):
         suite = str(evaluation.summary.get("suite"))
         if not is_verified(evaluation):
             text = f"The robust accuracy under suite {suite} is not verified. Explain its flags first."
@@ -87,7 +87,8 @@ def _evaluation_notices(run: RunFiles, key: tuple[str, str] | None) -> list[Noti
             found.append(Notice(run.name, severity, text, severity.lower() in _SERIOUS))
     command = f"inure evaluate {run.path}"
     if not run.evaluations:
-        found.append(Notice(run.name, "not evaluated", f"There are no test accuracies yet. `{command}` measures them."))
+        what = "Only shifted images were measured." if run.shifted else "There are no test accuracies yet."
+        found.append(Notice(run.name, "not evaluated", f"{what} `{command}` measures the test images."))
     elif all(number(evaluation.summary.get("robust_accuracy")) is None for evaluation in run.evaluations):
         text = f"Only clean accuracy was measured. `{command}` attacks the model."
         found.append(Notice(run.name, "not attacked", text))

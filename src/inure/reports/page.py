@@ -13,6 +13,7 @@ from .run_files import RunFiles, dig, read_runs
 from .scores import find_evaluation, headline_key
 from .sections import accuracy_groups, headlines, run_section
 from .settings_text import differing_settings, title_of
+from .shifted import shifted_parts
 
 _FOLDER = Path(__file__).parent
 
@@ -65,6 +66,7 @@ def _context(runs: Sequence[RunFiles], key: tuple[str, str] | None) -> dict[str,
         "headlines": headlines(runs, key),
         "notices": notices(runs, key),
         "groups": accuracy_groups(runs),
+        "shifted": shifted_parts(runs),
         "dials": dials(runs),
         "curves": training_curves(runs),
         "best_known": any(run.run.get("best") for run in runs),

@@ -46,6 +46,9 @@ class RunFiles:
     events: list[dict[str, Any]] = field(default_factory=list)
     """The other records of ``metrics.jsonl``: warning, resume, stop."""
     evaluations: list[EvaluationFiles] = field(default_factory=list)
+    """Those on one set of images each."""
+    shifted: list[EvaluationFiles] = field(default_factory=list)
+    """Those on several sets, suites ``corruptions`` and ``shifts``: their numbers never head a page."""
     problems: list[str] = field(default_factory=list)
 
 
@@ -66,6 +69,7 @@ def read_run(path: Path, name: str) -> RunFiles:
     problems: list[str] = []
     recipe_text = _read_text(path / "recipe.yaml", problems)
     epochs, events = _read_metrics(path / "metrics.jsonl", problems)
+    evaluations = _read_evaluations(path, problems)
     return RunFiles(
         path=path,
         name=name,
@@ -75,7 +79,8 @@ def read_run(path: Path, name: str) -> RunFiles:
         environment=_read_json(path / "environment.json", problems),
         epochs=epochs,
         events=events,
-        evaluations=_read_evaluations(path, problems),
+        evaluations=[found for found in evaluations if "sets" not in found.summary],
+        shifted=[found for found in evaluations if "sets" in found.summary],
         problems=problems,
     )
 

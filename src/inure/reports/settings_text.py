@@ -85,7 +85,7 @@ def protocols(run: RunFiles) -> list[tuple[str, str]]:
     """The fingerprint of every evaluation, in full."""
     return [
         (evaluation_text(e.summary), json.dumps(e.summary["protocol"], indent=2, ensure_ascii=False))
-        for e in run.evaluations
+        for e in (*run.evaluations, *run.shifted)
         if "protocol" in e.summary
     ]
 
@@ -117,7 +117,7 @@ def commands(run: RunFiles) -> list[tuple[str, str]]:
     found = []
     if command := run.run.get("command") or run.environment.get("command"):
         found.append(("Train", shlex.join(map(str, command)) if isinstance(command, list) else str(command)))
-    for evaluation in run.evaluations:
+    for evaluation in (*run.evaluations, *run.shifted):
         if command := evaluation.summary.get("command"):
             text = shlex.join(map(str, command)) if isinstance(command, list) else str(command)
             found.append((f"Evaluate, suite {evaluation.summary.get('suite')}", text))

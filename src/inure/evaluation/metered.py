@@ -1,0 +1,102 @@
+"""The net under test as attacks and verdicts see it: in float32, in batches of few sizes, counted."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from ..types import Images, Logits
+
+PADDING = 32
+"""Sizes of the batches that the net sees are multiples of this: two vectors of the widest CPUs, so that no tensor
+(B, ...) ends in a partial one."""
+
+
+class Metered(nn.Module):
+    """A net that counts the examples that went forward, and back, through it.
+
+    The net sees batches padded with copies of the last image, to a multiple of ``padding``: the kernels of a CPU treat
+    a batch of one, and the last odd elements of a small batch, otherwise than the rest, and differ in the last bits.
+    So no verdict depends on how many examples happen to be left. Copies are neither counted nor differentiated.
+
+    It runs in float32 whatever autocast says, but for searches that ask for less (``searching_in``). A gradient that
+    is not finite is taken as zero, and counted: one NaN would turn the image, and with it the whole evaluation, into
+    nothing.
+
+    Args:
+        net: Images in [0, 1] to logits.
+        mode: A mix to pass on as ``mix=``; a tensor (B, domains) has a row for each image. None passes nothing.
+        padding: Least size of a batch, and its divisor.
+    """
+
+    def __init__(self, net: nn.Module, mode: object = None, padding: int = PADDING) -> None:
+        super().__init__()
+        self.net, self.mode, self.padding = net, mode, padding
+        self.forwards = self.backwards = 0
+        self.bad_gradients: Tensor | int = 0
+        self._search_dtype: torch.dtype | None = None
+
+    def forward(self, x: Images) -> Logits:
+        """The logits (B, K), in float32; the mode is passed on only if one was asked for."""
+        return self._run(x, self._search_dtype)
+
+    @property
+    def exact(self) -> Callable[[Images], Logits] | None:
+        """A float32 forward for what a search decides by, while others run in less; None while all are in float32."""
+        return None if self._search_dtype is None else partial(self._run, dtype=None)
+
+    def _run(self, x: Images, dtype: torch.dtype | None) -> Logits:
+        size = len(x)
+        self.forwards += size
+        if x.requires_grad:
+            x.register_hook(self._repair)
+        with torch.autocast(x.device.type, dtype=dtype, enabled=dtype is not None):
+            logits = self._ask(self._padded(x))[:size]
+        if logits.requires_grad:
+            logits.register_hook(self._count)
+        return logits.float()
+
+    def forget(self) -> None:
+        """Count from zero."""
+        self.forwards = self.backwards = 0
+        self.bad_gradients = 0
+
+    @contextmanager
+    def searching_in(self, dtype: torch.dtype | None) -> Iterator[None]:
+        """Forwards inside run under autocast to ``dtype``; None: in float32, as outside."""
+        self._search_dtype = dtype
+        try:
+            yield
+        finally:
+            self._search_dtype = None
+
+    def _ask(self, x: Images) -> Logits:
+        if self.mode is None:
+            return self.net(x)
+        mix = self._padded(self.mode) if isinstance(self.mode, Tensor) and self.mode.ndim > 1 else self.mode
+        return self.net(x, mix=mix)
+
+    def _padded(self, t: Tensor) -> Tensor:
+        missing = padded_size(len(t), self.padding) - len(t)
+        return torch.cat([t, t[-1:].detach().expand(missing, *t.shape[1:])]) if missing else t
+
+    def _count(self, grad: Tensor) -> None:
+        self.backwards += len(grad)
+
+    def _repair(self, grad: Tensor) -> Tensor:
+        finite = grad.isfinite()
+        self.bad_gradients = self.bad_gradients + (~finite.flatten(1).all(1)).sum()
+        return torch.where(finite, grad, 0.0)
+
+
+def padded_size(size: int, padding: int = PADDING) -> int:
+    """The next multiple of ``padding``."""
+    return -(-size // padding) * padding
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether that is what an error says. CUDA has a type of its own for it; the CPU and MPS say it in words."""
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(w in str(error).lower() for w in words)

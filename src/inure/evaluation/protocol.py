@@ -1,0 +1,68 @@
+"""What an evaluation was: everything that decides its verdicts, as data. Results of different protocols never mix."""
+
+import hashlib
+import inspect
+from importlib import metadata
+from typing import Any
+
+import torch
+from torch import nn
+
+from .. import config
+from ..models import Classifier
+from ..threat import Geometry
+from ..types import Criterion
+from .examples import Examples
+from .suites import Member
+
+
+def weights_hash(model: nn.Module) -> str:
+    """sha256 over the names and bytes of a net's state."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def protocol_of(
+    model: nn.Module,
+    examples: Examples,
+    members: list[Member],
+    suite: str,
+    threat: Geometry,
+    seed: int,
+    mode: Any,
+    device: torch.device,
+    *,
+    search_precision: str = "float32",
+    channels_last: bool = False,
+) -> dict[str, Any]:
+    """The entry ``protocol`` of ``summary.json``."""
+    readout = model.readout if isinstance(model, Classifier) else None
+    return {
+        "suite": suite,
+        "threat": config.dump(threat),
+        "attacks": [{"name": m.name, "loss": _describe(m.loss), **config.dump(m.attack)} for m in members],
+        "precision": "float32",
+        # Absent where they are as usual, for the same reason
+        **({"search_precision": search_precision} if search_precision != "float32" else {}),
+        **({"memory_format": "channels_last"} if channels_last else {}),
+        "net_mode": "eval",
+        "mode": mode,
+        "seed": seed,
+        # Absent where there is none, so that evaluations from before there were any can be resumed
+        **({"readout": {"name": readout.name, "kind": readout.kind}} if readout is not None else {}),
+        "examples": len(examples),
+        "data_hash": examples.data_hash,
+        "index_hash": hashlib.sha256(examples.index.numpy().tobytes()).hexdigest(),
+        "weights_hash": weights_hash(model),
+        "device": device.type,
+        "versions": {"inure": metadata.version("inure"), "torch": torch.__version__},
+    }
+
+
+def _describe(loss: Criterion) -> dict[str, Any]:
+    """A loss by name with the values of its options: ``{"name": "margin", "kappa": 50.0}``."""
+    options = inspect.signature(loss).parameters.values()
+    return {"name": loss.__name__, **{o.name: o.default for o in options if o.default is not o.empty}}
