@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from inure.data import load as load_images
-from inure.evaluation import SUITES, Member, evaluate
+from inure.evaluation import SUITES, evaluate
 from inure.load import load
 from inure.threat import Linf
 
@@ -47,8 +47,9 @@ def counts(oracle: Path, images: Path) -> None:
     for attack in found.summary["attacks"]:
         other = theirs[attack["name"]]
         standing = round(attack["robust_accuracy"] * 128)
-        print(f"{attack['name']}: standing {standing} ({other['standing_after']}), forwards {attack['forwards']:,} "
-              f"({other['forwards']:,}), backwards {attack['backwards']:,} ({other['forwards_with_gradient']:,})")  # fmt: skip
+        passes_here = f"forwards {attack['forwards']:,} ({other['forwards']:,}), backwards {attack['backwards']:,}"
+        print(f"{attack['name']}: standing {standing} ({other['standing_after']}), {passes_here} "
+              f"({other['forwards_with_gradient']:,})")  # fmt: skip
     forwards, backwards = passes(found.summary)
     total = sum(a["forwards"] for a in theirs.values()), sum(a["forwards_with_gradient"] for a in theirs.values())
     print(f"in all: forwards {forwards / total[0]:.3f}, backwards {backwards / total[1]:.3f} of the reference's")
@@ -126,13 +127,11 @@ def one(examples: int) -> None:
     from inure.data import ImageSet
 
     torch.manual_seed(0)
-    pixels = torch.randint(0, 256, (10_000, 3, 32, 32), dtype=torch.uint8)[:examples]
+    pixels = torch.randint(0, 256, (examples, 3, 32, 32), dtype=torch.uint8)
     net = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 15 * 15, 10))
     labels = torch.cat([net(part.float() / 255).argmax(1) for part in pixels.split(500)])
     names = [str(k) for k in range(10)]
-    SUITES["short"] = lambda threat: [Member("pgd", SUITES["fgsm"](threat)[0].attack, SUITES["fgsm"](threat)[0].loss)]
-    images = ImageSet.of(pixels, labels, names) if hasattr(ImageSet, "of") else (pixels.float() / 255)
-    evaluate(net, images, labels if isinstance(images, torch.Tensor) else None, suite="short", threat="linf:0.001")
+    evaluate(net, ImageSet.from_arrays(pixels, labels, tuple(names)), suite="quick", threat="linf:0.001")
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 

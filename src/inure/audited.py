@@ -76,7 +76,7 @@ def show_audit(folder: Path) -> None:
     found = json.loads((folder / AUDIT).read_text(encoding="utf-8"))
     said = {True: "passed", False: "FAILED", None: "not decidable"}
     rows = [[c["letter"], c["question"], said[c["passed"]], c["detail"]] for c in found["checks"]]
-    title = f"audit of {found['subset']['examples']} examples"
+    title = f"audit of {found['subset']['size']} examples"
     console = stderr()
     console.print(table(title, ["", "question", "", "found"], rows))
     console.print(f"curves: {folder / AUDIT_PICTURE}", markup=False, soft_wrap=True)

@@ -17,12 +17,11 @@ from inure.config import Settings
 from inure.console import Bars
 from inure.data import load
 from inure.errors import UserError
-from inure.evaluation import audit_checks, audit_signs
-from inure.evaluation.audit import Audit, Effort, audit, draw
-from inure.evaluation.audit_curves import last_part
-from inure.evaluation.audit_evidence import Evidence
-from inure.evaluation.audit_local import Surroundings, surroundings
-from inure.evaluation.audit_runs import Subject
+from inure.evaluation.audit import Audit, Effort, audit, checks, draw, signs
+from inure.evaluation.audit.curves import last_part
+from inure.evaluation.audit.evidence import Evidence
+from inure.evaluation.audit.local import Surroundings, surroundings
+from inure.evaluation.audit.runs import Subject
 from inure.evaluation.examples import Examples
 from inure.evaluation.flags import FLAGS
 from inure.evaluation.metered import Metered
@@ -289,7 +288,7 @@ def test_an_attack_that_forgets_what_it_found_is_a_silent_success(cnn, examples)
 
     subject = Subject(Metered(cnn), examples, 16, Linf(epsilon=0.2), 0, 16, CPU, lambda *_: None)
     run = subject.run(Member("forgetful", Forgetful(), cross_entropy), 6)  # type: ignore[arg-type]
-    found = audit_checks.best_is_returned(evidence(right=subject.right, long=run, steps=100))
+    found = checks.best_is_returned(evidence(right=subject.right, long=run, steps=100))
     assert found["passed"] is False
     assert found["flag"] == "silent_success"
     assert found["found"]["silent_successes"] == run.standing.sum() == subject.right.sum()
@@ -303,7 +302,7 @@ def test_overfitting_to_one_step_needs_the_gap_and_the_turned_gradient(gap, cosi
     values = torch.full((4,), cosine, dtype=torch.float64)
     near = Surroundings(predicted=values + 2, rise=values + 1, cosine=values, instability=values)
     known = evidence(right=torch.ones(100).bool(), near=near, fgsm=run(50 + gap), short=run(50), short_steps=10)
-    found = audit_signs.no_single_step_overfitting(known)
+    found = signs.no_single_step_overfitting(known)
     assert found["passed"] is passed
     assert found["found"]["fgsm_minus_pgd"] == pytest.approx(gap / 100)
     assert found["found"]["relative_linear_error"] == pytest.approx(1 / (1 + cosine))
@@ -417,18 +416,18 @@ def test_radius_zero_can_be_audited(cnn, examples):
 
 
 def test_thresholds_are_those_in_the_table_of_flags():
-    share, least = f"{100 * audit_checks.NOISE:g} %", f"(and {audit_checks.NOISE_EXAMPLES})"
+    share, least = f"{100 * checks.NOISE:g} %", f"(and {checks.NOISE_EXAMPLES})"
     for name in ("fgsm_beats_pgd", "non_monotone"):
         assert f"over {share} {least}" in FLAGS[name].threshold
-    share, least = f"{100 * audit_checks.GAIN:g} %", f"(and {audit_checks.GAIN_EXAMPLES})"
+    share, least = f"{100 * checks.GAIN:g} %", f"(and {checks.GAIN_EXAMPLES})"
     for name in ("weak_attack", "silent_success", "transfer_beats_white_box"):
         assert f"over {share} {least}" in FLAGS[name].threshold
     for name, value in (
-        ("vanishing_gradient", f"{100 * audit_signs.ZERO_GRADIENTS:g} %"),
-        ("not_converged", f"{100 * audit_signs.LAST_RISE:g} %"),
-        ("unstable_predictions", f"{100 * audit_signs.INSTABILITY:g} %"),
-        ("catastrophic_overfitting", f"{100 * audit_signs.OVERFIT_GAP:g} points"),
-        ("catastrophic_overfitting", f"under {audit_signs.OVERFIT_COSINE:g}"),
+        ("vanishing_gradient", f"{100 * signs.ZERO_GRADIENTS:g} %"),
+        ("not_converged", f"{100 * signs.LAST_RISE:g} %"),
+        ("unstable_predictions", f"{100 * signs.INSTABILITY:g} %"),
+        ("catastrophic_overfitting", f"{100 * signs.OVERFIT_GAP:g} points"),
+        ("catastrophic_overfitting", f"under {signs.OVERFIT_COSINE:g}"),
     ):
         assert value in FLAGS[name].threshold
 

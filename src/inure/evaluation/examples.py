@@ -78,8 +78,8 @@ class Examples:
         rows = torch.arange(len(images)) if index is None else index.cpu().long()
         # Contiguous: another memory format takes other kernels with other last bits
         images = images.detach().float().contiguous()
-        digest = hashlib.sha256(images.cpu().numpy().tobytes())
-        digest.update(labels.contiguous().numpy().tobytes())
+        digest = hashlib.sha256(images.cpu().numpy())
+        digest.update(labels.contiguous().numpy())
         return cls(labels, rows, digest.hexdigest(), images)
 
 

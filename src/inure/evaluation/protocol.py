@@ -21,7 +21,7 @@ def weights_hash(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
@@ -55,7 +55,7 @@ def protocol_of(
         **({"readout": {"name": readout.name, "kind": readout.kind}} if readout is not None else {}),
         "examples": len(examples),
         "data_hash": examples.data_hash,
-        "index_hash": hashlib.sha256(examples.index.numpy().tobytes()).hexdigest(),
+        "index_hash": hashlib.sha256(examples.index.numpy()).hexdigest(),
         "weights_hash": weights_hash(model),
         "device": device.type,
         "versions": {"inure": metadata.version("inure"), "torch": torch.__version__},

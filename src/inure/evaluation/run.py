@@ -147,10 +147,10 @@ def evaluate(
     doubts = [*flags, *left_out, *(probe(metered, examples, place, averages=averages) if members else [])]
     # A resume stores where the evaluation was begun so: what is in the file already would be lost
     store_adversarial = store_adversarial or (resume and out is not None and was_storing(out))
-    if out is not None and not resume and workers.rank == 0 and not store_adversarial:
-        discard(out)
     journal = Journal(out, workers.rank, workers.world_size)
     journal.begin(protocol, resume=resume)
+    if out is not None and not resume and workers.rank == 0 and not store_adversarial:
+        discard(out)
     rows = torch.arange(workers.rank, len(examples), workers.world_size)
     pictures = Pictures(out if workers.rank == 0 else None, examples.index[rows[:_PICTURES]], resume=resume)
     stored = None

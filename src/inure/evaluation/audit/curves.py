@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..threat import L1, L2, Geometry
-from ..types import Images
-from .audit_watch import Steps
+from ...threat import L1, L2, Geometry
+from ...types import Images
+from .watch import Steps
 
 Curves = dict[str, Any]
 RATIOS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)

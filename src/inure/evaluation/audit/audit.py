@@ -12,30 +12,30 @@ from typing import Any
 
 import torch
 
-from ..attacks import FGSM, PGD, Square
-from ..attacks.square import unbounded_margin
-from ..console import Bars
-from ..errors import UserError
-from ..losses import cross_entropy, margin
-from ..models.modes import attack_mode, frozen
-from ..threat import Geometry, Linf, describe_threat
-from . import audit_checks, audit_signs
-from .audit_curves import RATIOS, curves_of, furthest, radii_of
-from .audit_evidence import Evidence
-from .audit_figure import draw_curves
-from .audit_local import surroundings
-from .audit_runs import Run, Subject
-from .examples import Examples
-from .flags import PROBED, flag, probe
-from .metered import Metered
-from .suites import Member
+from ...attacks import FGSM, PGD, Square
+from ...attacks.square import unbounded_margin
+from ...console import Bars
+from ...errors import UserError
+from ...losses import cross_entropy, margin
+from ...models.modes import attack_mode, frozen
+from ...threat import Geometry, Linf, describe_threat
+from ..examples import Examples
+from ..flags import PROBED, flag, probe
+from ..metered import Metered
+from ..suites import Member
+from . import checks, signs
+from .curves import RATIOS, curves_of, furthest, radii_of
+from .evidence import Evidence
+from .figure import draw_curves
+from .local import surroundings
+from .runs import Run, Subject
 
 CHECKS = (
-    audit_checks.weaker_is_not_stronger, audit_checks.larger_radius_breaks_more, audit_checks.twice_the_steps,
-    audit_signs.converged, audit_checks.best_is_returned, audit_signs.zero_gradients, audit_signs.finite_gradients,
-    audit_signs.same_answer_twice, audit_signs.logits_not_probabilities, audit_signs.scale_of_logits,
-    audit_checks.square_is_weaker, audit_checks.transfer_is_weaker, audit_checks.no_bound_breaks_all,
-    audit_signs.no_single_step_overfitting, audit_signs.stable_predictions, audit_checks.verified_again,
+    checks.weaker_is_not_stronger, checks.larger_radius_breaks_more, checks.twice_the_steps,
+    signs.converged, checks.best_is_returned, signs.zero_gradients, signs.finite_gradients,
+    signs.same_answer_twice, signs.logits_not_probabilities, signs.scale_of_logits,
+    checks.square_is_weaker, checks.transfer_is_weaker, checks.no_bound_breaks_all,
+    signs.no_single_step_overfitting, signs.stable_predictions, checks.verified_again,
 )  # fmt: skip
 
 _OF_RANDOM_NETS = ("verdict_reversed", "silent_success")

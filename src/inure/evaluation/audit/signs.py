@@ -6,8 +6,8 @@ Thresholds are constants here and words in ``flags.FLAGS``. That of convergence 
 
 from typing import Any
 
-from .audit_curves import last_part, number
-from .audit_evidence import Evidence, answer, count
+from .curves import last_part, number
+from .evidence import Evidence, answer, count
 
 ZERO_GRADIENTS = 0.01
 """Ours: the nets of our tests that hide nothing have none."""

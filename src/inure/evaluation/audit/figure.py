@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from ..drawing import png
-from .audit_curves import Curves
+from ...drawing import png
+from .curves import Curves
 
 _BLUE, _RED, _GREY = "#4477aa", "#cc6677", "0.55"
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from .audit_curves import Curves
-from .audit_local import Surroundings
-from .audit_runs import Run
-from .flags import FLAGS
+from ..flags import FLAGS
+from .curves import Curves
+from .local import Surroundings
+from .runs import Run
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from .. import config
-from ..threat import Geometry
-from ..types import Images, Labels, Logits
-from .audit_watch import Steps, Watched
-from .examples import Examples
-from .metered import Metered, out_of_memory, padded_size
-from .suites import Member
-from .verdicts import judge
+from ... import config
+from ...threat import Geometry
+from ...types import Images, Labels, Logits
+from ..examples import Examples
+from ..metered import Metered, out_of_memory, padded_size
+from ..suites import Member
+from ..verdicts import judge
+from .watch import Steps, Watched
 
 _SMALLEST_BATCH = 8
 Found = TypeVar("Found")

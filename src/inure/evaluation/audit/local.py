@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..attacks import input_gradient
-from ..losses import cross_entropy, margin
-from ..noise import CounterNoise
-from ..types import Images, Labels
-from .audit_runs import Subject
-from .audit_watch import Watch
+from ...attacks import input_gradient
+from ...losses import cross_entropy, margin
+from ...noise import CounterNoise
+from ...types import Images, Labels
+from .runs import Subject
+from .watch import Watch
 
 _STREAM = 0xA0D17
 """Of the random points; attacks have the checksum of their name."""

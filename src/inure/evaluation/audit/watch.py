@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..types import Criterion, Images, Labels, Logits, Noise
+from ...types import Criterion, Images, Labels, Logits, Noise
 
 
 @dataclass(frozen=True)

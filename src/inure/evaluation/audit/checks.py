@@ -7,9 +7,9 @@ whose demand of more success at a larger radius has a tolerance of ours. The oth
 
 from typing import Any
 
-from .audit_evidence import Evidence, answer, beyond, count
-from .audit_runs import Run
-from .flags import beaten_white_box
+from ..flags import beaten_white_box
+from .evidence import Evidence, answer, beyond, count
+from .runs import Run
 
 NOISE = 0.01
 """Ours: a weaker attack may break so many of the examples more, a larger radius so many fewer."""
