@@ -57,8 +57,8 @@ class ImageSet:
     ) -> "ImageSet":
         """A set in memory from (N, C, H, W) uint8 images and (N,) integer labels."""
         labels = labels.to("cpu", torch.int64)
-        digest = hashlib.sha256(images.cpu().contiguous().numpy())
-        digest.update(labels.numpy())
+        digest = hashlib.sha256(images.cpu().contiguous().numpy().data)
+        digest.update(labels.contiguous().numpy().data)
         names = class_names or tuple(str(k) for k in range(int(labels.max()) + 1))
         channels, height, width = images.shape[1:]
         return cls(

@@ -78,8 +78,8 @@ class Examples:
         rows = torch.arange(len(images)) if index is None else index.cpu().long()
         # Contiguous: another memory format takes other kernels with other last bits
         images = images.detach().float().contiguous()
-        digest = hashlib.sha256(images.cpu().numpy())
-        digest.update(labels.contiguous().numpy())
+        digest = hashlib.sha256(images.cpu().numpy().data)
+        digest.update(labels.contiguous().numpy().data)
         return cls(labels, rows, digest.hexdigest(), images)
 
 

@@ -55,7 +55,7 @@ def protocol_of(
         **({"readout": {"name": readout.name, "kind": readout.kind}} if readout is not None else {}),
         "examples": len(examples),
         "data_hash": examples.data_hash,
-        "index_hash": hashlib.sha256(examples.index.numpy()).hexdigest(),
+        "index_hash": hashlib.sha256(examples.index.contiguous().numpy().data).hexdigest(),
         "weights_hash": weights_hash(model),
         "device": device.type,
         "versions": {"inure": metadata.version("inure"), "torch": torch.__version__},
