@@ -74,7 +74,8 @@ def source_of(run: str) -> str:
     """The data of a run's recipe."""
     from inure.run import Run
 
-    return Run(Path(run)).recipe().data.source
+    data = Run(Path(run)).recipe().data
+    return data.test or data.source
 
 
 def wall_time(oracle: Path, images: Path, examples: int, steps: int, queries: int, repetitions: int) -> None:
