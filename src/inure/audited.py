@@ -78,7 +78,7 @@ def show_audit(folder: Path) -> None:
     rows = [[c["letter"], c["question"], said[c["passed"]], c["detail"]] for c in found["checks"]]
     title = f"audit of {found['subset']['size']} examples"
     console = stderr()
-    console.print(table(title, ["", "question", "", "found"], rows))
+    console.print(table(title, ["", "question", "", "found"], rows, words=True))
     console.print(f"curves: {folder / AUDIT_PICTURE}", markup=False, soft_wrap=True)
 
 
