@@ -89,7 +89,7 @@ def test_square_takes_in_bfloat16_the_steps_that_it_takes_in_float32(cnn, digits
     assert torch.equal(results[0], results[1])
     assert set(seen) == {torch.bfloat16, torch.float32}
     # A forward in bfloat16 for every query, and one in float32 where it is near
-    assert whole.forwards < low.forwards < 1.7 * whole.forwards
+    assert whole.forwards < low.forwards < 1.9 * whole.forwards
 
 
 @pytest.mark.parametrize("given", ["float16", "bf16"])
