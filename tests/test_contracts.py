@@ -191,7 +191,13 @@ def test_an_attack_makes_the_forwards_of_its_line(line):
     batch = batch_for(line, net)
     read = counting(net)
     run(line, net, batch)
-    assert read() == [len(batch.x)] * line.forwards
+    sizes = read()
+    if line.stops:  # who falls leaves
+        assert sizes == sorted(sizes, reverse=True) or line.attack.kind in ("targeted", "fab", "ddn")
+        assert len(sizes) <= line.forwards
+        assert sum(sizes) <= len(batch.x) * line.forwards
+    else:
+        assert sizes == [len(batch.x)] * line.forwards
 
 
 # Optimizers, averages

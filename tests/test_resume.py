@@ -90,7 +90,8 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bits(references, tmp_
     assert survived >= 2
     newest = max(saved_steps(run), default=0)
     assert resume(run, recipe=RECIPES[name]).code == 0
-    assert newest == 0 or records(run, "resume")[-1]["step"] == newest
+    # Of a run whose steps were all done there is nothing to resume
+    assert newest in (0, 4 * STEPS_PER_EPOCH) or records(run, "resume")[-1]["step"] == newest
     assert_same_run(run, references[name])
 
 

@@ -136,8 +136,11 @@ def test_after_a_kill_only_what_was_not_done_is_done(folder, tmp_path):
     command = Command([*line, "--out", out], folder)
     command.wait_until(lambda: len(done()) >= 2)
     command.kill()
-    before = {path: path.stat().st_mtime_ns for path in done()}
-    assert 2 <= len(before) < 5
+    assert 2 <= len(done()) < 5
+    # One that was killed between its summary and the removal of its journal is written once more
+    finished = [path for path in done() if not [*path.parent.glob("progress-*")]]
+    before = {path: path.stat().st_mtime_ns for path in finished}
+    assert before
     assert not (out / "summary.json").exists()
     assert inure(*line, "--out", out, "--resume", folder=folder).code == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before

@@ -21,6 +21,7 @@ from .evaluation.results import AUDIT, AUDIT_PICTURE, SUMMARY
 from .evaluation.transfer import transfer_members
 from .threat import Geometry
 
+_SIZE = 128
 _OF = ("weights_hash", "data_hash", "index_hash", "threat", "seed", "mode")
 """What of a protocol an audit belongs to."""
 
@@ -49,7 +50,8 @@ def add_audit(
     of = {key: summary["protocol"][key] for key in _OF}
     found = _found(folder, of)
     if found is None:
-        examples = Examples.of(images, None)
+        # Drawn by their index: the first ones may all be of one class
+        examples = Examples.of(images.subset(Examples.of(images, None).sample(_SIZE)), None)
         model, plain = prepared(net, images, mode, device)
         members = []
         if sources:
@@ -61,7 +63,7 @@ def add_audit(
         with Bars(quiet=quiet) as bars, repeatable(device):
             result = audit(
                 model, examples, threat=threat, seed=seed, batch_size=batch_size, device=device, bars=bars,
-                transfer=members[0] if members else None, averages=averages,
+                transfer=members[0] if members else None, averages=averages, size=_SIZE,
             )  # fmt: skip
         found = {"of": of, **asdict(result)}
         files.write_bytes(folder / AUDIT_PICTURE, draw(result))
@@ -78,7 +80,7 @@ def show_audit(folder: Path) -> None:
     rows = [[c["letter"], c["question"], said[c["passed"]], c["detail"]] for c in found["checks"]]
     title = f"audit of {found['subset']['size']} examples"
     console = stderr()
-    console.print(table(title, ["", "question", "", "found"], rows))
+    console.print(table(title, ["", "question", "", "found"], rows, words=True))
     console.print(f"curves: {folder / AUDIT_PICTURE}", markup=False, soft_wrap=True)
 
 

@@ -96,11 +96,11 @@ class Bars:
             self.console.print(line, markup=False, soft_wrap=True)
 
 
-def table(title: str, columns: list[str], rows: list[list[Any]]) -> Table:
-    """A small table; the first column is text, the others are figures."""
+def table(title: str, columns: list[str], rows: list[list[Any]], *, words: bool = False) -> Table:
+    """A small table; the first column is text, the others are figures or, with ``words``, text too."""
     made = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for position, column in enumerate(columns):
-        made.add_column(column, justify="left" if position == 0 else "right", overflow="fold")
+        made.add_column(column, justify="left" if words or position == 0 else "right", overflow="fold")
     for row in rows:
         made.add_row(*(str(cell) for cell in row))
     return made

@@ -114,6 +114,8 @@ def _mistake(run: Run, path: Path, summary: dict[str, Any], digest: str, mode: A
     if kind not in LISTED:
         allowed = f"{' | '.join(LISTED)}: RobustBench has no list for another norm"
         return 2, UserError("RUN", f"{where}, an evaluation under {summary['threat']}", allowed)
+    if low := summary["protocol"].get("search_precision"):
+        return 2, UserError("RUN", f"{where}, attacked in {low}", "attacks in float32", "no --search-precision")
     if not summary["verified"]:
         raised = ", ".join(found["name"] for found in summary["flags"] if found["severity"] == "severe")
         return 3, UserError("RUN", f"{where}, which is unverified ({raised})", "an evaluation without severe flags")

@@ -15,6 +15,7 @@ from .errors import UserError, unknown_name
 from .evaluation import SUITES, Evaluation, Workers, evaluate
 from .evaluation.journal import Journal
 from .evaluation.results import SUMMARY, set_aside
+from .evaluation.stored import discard
 from .evaluation.summary import SCHEMA_VERSION, standing
 from .models import Classifier
 from .set_means import SetOutcomes, mean_accuracies
@@ -162,6 +163,7 @@ def _begin_anew(out: Path, folders: Sequence[Path]) -> None:
         if folder.is_dir():
             set_aside(folder)
             Journal(folder).clear()
+            discard(folder)
     if (out / SUMMARY).exists() and (previous := set_aside(out)):
         for name in FILES:
             if (out / name).exists():

@@ -21,6 +21,7 @@ from .evaluation.flags import flag
 from .evaluation_output import repeat_command, show, title_of
 from .load import in_mode, load, refuse_mode, usual_mode
 from .models import Classifier
+from .models.from_file import source_hash
 from .run import Run
 from .shifted_output import show_sets
 from .shifted_sets import CORRUPTED, SHIFTED, evaluate_sets, split_suite
@@ -82,7 +83,7 @@ def evaluate_target(
     }  # fmt: skip
     search: dict[str, Any] = {
         "sources": sources, "search_precision": search_precision, "channels_last": channels_last,
-        "store_adversarial": store_adversarial,
+        "store_adversarial": store_adversarial, "source_hash": source_hash(target),
     }  # fmt: skip
     options: dict[str, Any] = {
         **shared, "suite": suite, "out": folder, "resume": resume, "command": command,

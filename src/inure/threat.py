@@ -76,11 +76,11 @@ class L2(Settings):
 
     def random_start(self, x: Images, noise: Noise) -> Images:
         """Uniform in the ball (a Gaussian direction, radius epsilon * U^(1/d)), then clamped to [0, 1]."""
-        return self.project(x + _radius(self.epsilon, x) * _share(noise, x) * _unit(noise.normal(x)), x)
+        return self.project(x + _radius(self.epsilon, x) * _share(noise, x) * unit(noise.normal(x)), x)
 
     def ascend(self, x_adv: Images, grad: Tensor, step_size: float | Tensor) -> Images:
         """A step of length ``step_size`` along the gradient; a zero gradient does not move."""
-        return x_adv + _radius(step_size, x_adv) * _unit(grad)
+        return x_adv + _radius(step_size, x_adv) * unit(grad)
 
     def project(self, x_adv: Images, x: Images) -> Images:
         """Scaled into the ball, then clamped to [0, 1].
@@ -206,7 +206,12 @@ def _round_towards(x: Images, delta: Tensor) -> Images:
     return torch.where((moved - x).abs() > delta.abs(), torch.nextafter(moved, x), moved)
 
 
-def _unit(v: Tensor) -> Tensor:
+def unit(v: Tensor) -> Tensor:
+    """Each of (B, C, H, W) at length 1; zero stays zero.
+
+    By the largest entry first: the squares of a gradient of 1e-20 are zero in float32, and it would seem to be.
+    """
+    v = v / v.abs().flatten(1).amax(1).clamp_min(torch.finfo(v.dtype).tiny).view(-1, 1, 1, 1)
     return v / v.flatten(1).norm(dim=1).clamp_min(_TINY).view(-1, 1, 1, 1)
 
 

@@ -1,5 +1,6 @@
 """``inure evaluate --verify``: a stored set of adversarial images, checked and judged anew."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from .console import Bars, stderr, table, with_interval
 from .evaluation.examples import Examples
 from .evaluation.nets import count_classes, prepared
 from .evaluation.protocol import weights_hash
+from .evaluation.results import SUMMARY
 from .evaluation.stored_check import verify_stored
 from .evaluation.stored_reader import open_stored
 from .target import device_of, find_images, open_target
@@ -45,7 +47,7 @@ def verify_target(
     if examples is not None:
         images = images.head(examples)
     place, every = device_of(device), Examples.of(images, None)
-    model, plain = prepared(found.classifier, images, found.mix, place)
+    model, plain = prepared(found.classifier, images, found.mix, place, channels_last=_channels_last(path))
     count_classes(model, every, place)
     with Bars(quiet=quiet) as bars:
         finding = verify_stored(
@@ -57,6 +59,15 @@ def verify_target(
     if not quiet:
         _show(finding, f"{path} on {target}")
     return finding
+
+
+def _channels_last(path: Path) -> bool:
+    """Whether the evaluation beside the file ran so: other last bits could turn an image at the boundary."""
+    summary = path.parent / SUMMARY
+    try:
+        return json.loads(summary.read_text(encoding="utf-8"))["protocol"].get("memory_format") == "channels_last"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def _show(finding: dict[str, Any], title: str) -> None:

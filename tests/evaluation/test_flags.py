@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from inure.attacks import PGD
 from inure.evaluation.examples import Examples
-from inure.evaluation.flags import FLAGS, beaten_white_box, probe
+from inure.evaluation.flags import FLAGS, beaten_white_box
+from inure.evaluation.probes import probe
 from inure.evaluation.verdicts import Metered
 from inure.losses import cross_entropy
 from inure.models import Classifier, Model, build

@@ -12,7 +12,7 @@ from ..errors import UserError
 from ..losses import cross_entropy, hard
 from ..models.modes import frozen
 from ..noise import GeneratorNoise
-from ..threat import L2
+from ..threat import L2, unit
 from ..types import Crafting, Criterion, Images, Labels, Noise
 from .closest import Closest
 from .gradient import input_gradient
@@ -120,13 +120,9 @@ class DDN(Settings):
 
     def _move(self, x_adv: Images, x: Images, grad: Tensor, spare: Tensor, radius: Tensor, k: int) -> Images:
         step = _LAST_STEP + (1 - _LAST_STEP) * (1 + math.cos(math.pi * k / self.steps)) / 2
-        still = grad.flatten(1).norm(dim=1) == 0
-        direction = _unit(torch.where(still.view(-1, 1, 1, 1), spare, grad))
-        x_adv = x + radius.view(-1, 1, 1, 1) * _unit(x_adv - x + step * direction)
+        still = grad.flatten(1).abs().amax(1) == 0
+        direction = unit(torch.where(still.view(-1, 1, 1, 1), spare, grad))
+        x_adv = x + radius.view(-1, 1, 1, 1) * unit(x_adv - x + step * direction)
         if self.levels is not None:
             x_adv = torch.round(x_adv * (self.levels - 1)) / (self.levels - 1)
         return x_adv.clamp(0, 1)
-
-
-def _unit(v: Tensor) -> Tensor:
-    return v / v.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)

@@ -23,9 +23,6 @@ _BLOCK = 64
 _EVERY = 16
 """Queries between two looks at who still stands; in the first ones, where most examples fall, it looks each time."""
 
-_LOW_PRECISION = 1 / 32
-"""Share of the largest logit by which a loss in bfloat16, whose digits end at 1/256, is taken to be off at most."""
-
 
 def unbounded_margin(logits: Logits, y: Labels) -> PerExample:
     """The largest wrong logit minus the label's: ``margin`` without its bound, what Square climbs by default."""
@@ -172,13 +169,15 @@ def _look(model: nn.Module, x: Images, y: Labels, loss: Criterion, best: PerExam
     """The loss of each point (B,), and whether it is misclassified.
 
     Where the net runs in low precision (it offers ``exact`` then, see ``evaluation.metered``), that forward only sorts
-    out the points that are clearly worse than ``best``; a second one in float32 decides about the others.
+    out the points that are worse than ``best`` by more than the measured error (``slack``); a second one in float32
+    decides about the others.
     """
     logits, classes = model(x), hard(y)
     values, fooled = loss(logits, y), logits.argmax(1) != classes
     exact = getattr(model, "exact", None)
     if exact is not None:
-        rows = (fooled | (values > best - _LOW_PRECISION * logits.abs().amax(1))).nonzero().flatten()
+        off = getattr(model, "slack", torch.inf) * logits.abs().amax(1)
+        rows = (fooled | ~(values <= best - off)).nonzero().flatten()
         values, fooled = torch.full_like(values, -torch.inf), torch.zeros_like(fooled)
         if len(rows):
             logits = exact(x[rows])

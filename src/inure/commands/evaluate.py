@@ -55,7 +55,7 @@ def evaluate(
     devices: Annotated[int, typer.Option(help="Processes to share the examples; changes no verdict.")] = 1,
     fail_under: Annotated[
         float | None,
-        typer.Option(help="Exit code 3 if robust accuracy (a fraction; of several sets the mean) is lower."),
+        typer.Option(help="Exit code 3 if robust accuracy (a fraction; of sets the mean) is lower, or unverified."),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
 ) -> int:
@@ -92,6 +92,10 @@ def evaluate(
     print(folder)
     gate = summary.get("mean", summary)  # of several sets, over all of them
     accuracy = gate["robust_accuracy"] if gate["robust_accuracy"] is not None else gate["clean_accuracy"]
+    if fail_under is not None and not summary["verified"]:
+        names = ", ".join(raised["name"] for raised in summary["flags"] if raised["severity"] == "severe")
+        print(f"inure: --fail-under: accuracy {accuracy:.4f} is not verified: {names}", file=sys.stderr)
+        return 3
     return _gate(accuracy, fail_under)
 
 

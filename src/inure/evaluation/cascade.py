@@ -29,6 +29,7 @@ class Cascade:
         rows: The positions in ``examples`` that are this process's.
         stored: What keeps the worst images of all, if anything.
         search_dtype: Autocast of the attacks; None: float32.
+        votes: Forwards whose mean decides each verdict.
         advance: Called after each batch with (attack, examples done, examples of it, standing).
     """
 
@@ -46,13 +47,14 @@ class Cascade:
         pictures: Pictures,
         stored: StoredImages | None = None,
         search_dtype: torch.dtype | None = None,
+        votes: int = 1,
         advance: Callable[[str, int, int, int], None],
     ) -> None:
         self.model, self.examples, self.rows = model, examples, rows
         self.threat, self.seed, self.device = threat, seed, device
         self.batch_size = batch_size
         self.journal, self.pictures, self.stored, self.advance = journal, pictures, stored, advance
-        self.search_dtype = search_dtype
+        self.search_dtype, self.votes = search_dtype, votes
 
     def run(self, members: list[Member]) -> None:
         """The clean verdict, then every member in order; what the journal knows is not repeated."""
@@ -98,6 +100,7 @@ class Cascade:
                 threat=self.threat,
                 seed=self.seed,
                 search_dtype=self.search_dtype,
+                votes=self.votes,
             )
         except RuntimeError as error:
             if not out_of_memory(error) or not self._retreat(len(chosen)):

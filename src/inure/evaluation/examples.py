@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..data import ImageSet
 from ..errors import UserError
+from ..noise import CounterNoise
 from ..types import Images
 
 
@@ -32,6 +33,12 @@ class Examples:
         if isinstance(self.source, Tensor):
             return self.source[rows].to(device)
         return self.source.batch(rows).to(device).float().div(255)
+
+    def sample(self, size: int) -> Tensor:
+        """(n,) positions of at most ``size`` examples, drawn by their index: the order of the set decides nothing."""
+        drawn = CounterNoise(0, self.index).uniform(torch.empty(len(self), 1, dtype=torch.float64)).flatten()
+        by_index = self.index.argsort()
+        return by_index[drawn[by_index].argsort(stable=True)][:size]
 
     def right(self, rows: Tensor, prediction: Tensor) -> Tensor:
         """(B,) bool: the prediction is the label of that row, or one of its accepted classes; -1 never is.

@@ -37,6 +37,8 @@ class Metered(nn.Module):
         self.forwards = self.backwards = 0
         self.bad_gradients: Tensor | int = 0
         self._search_dtype: torch.dtype | None = None
+        self.slack = float("inf")
+        """Share of the largest logit by which differences of logits of a search in low precision may be off."""
 
     def forward(self, x: Images) -> Logits:
         """The logits (B, K), in float32; the mode is passed on only if one was asked for."""
@@ -48,20 +50,34 @@ class Metered(nn.Module):
         return None if self._search_dtype is None else partial(self._run, dtype=None)
 
     def _run(self, x: Images, dtype: torch.dtype | None) -> Logits:
-        size = len(x)
-        self.forwards += size
+        size, counted = len(x), _distinct(x)
+        self.forwards += counted
         if x.requires_grad:
             x.register_hook(self._repair)
         with torch.autocast(x.device.type, dtype=dtype, enabled=dtype is not None):
             logits = self._ask(self._padded(x))[:size]
         if logits.requires_grad:
-            logits.register_hook(self._count)
+            logits.register_hook(partial(self._count, counted))
         return logits.float()
 
     def forget(self) -> None:
         """Count from zero."""
         self.forwards = self.backwards = 0
         self.bad_gradients = 0
+
+    def calibrate(self, x: Images, dtype: torch.dtype) -> None:
+        """Measure on (B, C, H, W) how far logits in ``dtype`` are off; set ``slack``.
+
+        ``slack`` is four times the largest error of a difference of logits, over the largest logit; past an eighth low
+        precision tells nothing, and it is infinite. Not counted.
+        """
+        forwards = self.forwards
+        with torch.no_grad():
+            whole, low = self._run(x, None), self._run(x, dtype)
+        self.forwards = forwards
+        error = (low - whole) - (low - whole).mean(1, keepdim=True)
+        worst = float((error.abs().amax(1) / whole.abs().amax(1).clamp_min(1e-12)).max())
+        self.slack = 8 * worst if 8 * worst <= 1 / 8 else float("inf")
 
     @contextmanager
     def searching_in(self, dtype: torch.dtype | None) -> Iterator[None]:
@@ -82,13 +98,18 @@ class Metered(nn.Module):
         missing = padded_size(len(t), self.padding) - len(t)
         return torch.cat([t, t[-1:].detach().expand(missing, *t.shape[1:])]) if missing else t
 
-    def _count(self, grad: Tensor) -> None:
-        self.backwards += len(grad)
+    def _count(self, size: int, grad: Tensor) -> None:
+        self.backwards += size
 
     def _repair(self, grad: Tensor) -> Tensor:
         finite = grad.isfinite()
         self.bad_gradients = self.bad_gradients + (~finite.flatten(1).all(1)).sum()
         return torch.where(finite, grad, 0.0)
+
+
+def _distinct(x: Images) -> int:
+    """How many examples: an attack may send a single one twice (see ``attacks.standing``)."""
+    return 1 if len(x) == 2 and torch.equal(x[0], x[1]) else len(x)
 
 
 def padded_size(size: int, padding: int = PADDING) -> int:

@@ -37,6 +37,7 @@ def protocol_of(
     *,
     search_precision: str = "float32",
     channels_last: bool = False,
+    source_hash: str | None = None,
 ) -> dict[str, Any]:
     """The entry ``protocol`` of ``summary.json``."""
     readout = model.readout if isinstance(model, Classifier) else None
@@ -45,9 +46,10 @@ def protocol_of(
         "threat": config.dump(threat),
         "attacks": [{"name": m.name, "loss": _describe(m.loss), **config.dump(m.attack)} for m in members],
         "precision": "float32",
-        # Absent where they are as usual, for the same reason
+        # So are these where they are as usual
         **({"search_precision": search_precision} if search_precision != "float32" else {}),
         **({"memory_format": "channels_last"} if channels_last else {}),
+        **({"source_hash": source_hash} if source_hash is not None else {}),
         "net_mode": "eval",
         "mode": mode,
         "seed": seed,

@@ -13,16 +13,19 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
+from ..attacks import Targeted, Transferred
 from ..console import Bars
 from ..data import ImageSet
 from ..errors import UserError, unknown_name
+from ..losses import cross_entropy
 from ..threat import Geometry, describe_threat, parse_threat
-from .cascade import Cascade
+from .cascade import Cascade, repeatable
 from .examples import Examples
-from .flags import flag, probe
+from .flags import flag
 from .journal import Journal
 from .nets import count_classes, device_of, prepared
 from .pictures import Pictures
+from .probes import PROBED, probe
 from .protocol import protocol_of, weights_hash
 from .results import read_results, set_aside, write_results
 from .stored import StoredImages, about, discard, refuse_unless_stored, was_storing
@@ -73,6 +76,7 @@ def evaluate(
     search_precision: str = "float32",
     channels_last: bool = False,
     store_adversarial: bool = False,
+    source_hash: str | None = None,
     flags: Sequence[dict[str, str]] = (),
     command: str | None = None,
     quiet: bool = True,
@@ -108,6 +112,7 @@ def evaluate(
             in float32 always.
         channels_last: Run convolutions in that memory format: as a rule faster, with other last bits.
         store_adversarial: Write the worst image of every example to ``adversarial.safetensors`` in ``out``.
+        source_hash: Of the code that makes the net, where its weights do not tell all; part of the protocol.
         flags: What the caller knows to be wrong, {name, severity, detail}; joins those found here.
         command: Kept in the summary: what to type to repeat this.
         quiet: No progress bars.
@@ -123,16 +128,17 @@ def evaluate(
     place = torch.device(device) if device is not None else device_of(model)
     metered, model = prepared(model, images, mode, place, channels_last=channels_last)
     classes = count_classes(metered, examples, place)
-    members, left_out = _fitting(SUITES[suite](threat), classes)
+    members, doubts = _fitting(SUITES[suite](threat), classes, suite)
     search_dtype = _PRECISIONS[search_precision]
-    if search_dtype is not None:
-        members = with_float32_search(members, threat)
+    if search_dtype is not None and members:
+        members = with_float32_search(members, threat, classes)
+        doubts.append(flag("low_precision_search", f"attacks searched in {search_precision}: they may be weaker"))
     if sources:
         attacked = weights_hash(model)
         members += transfer_members(sources, threat, examples, classes=classes, attacked=attacked, device=place)
     protocol = protocol_of(
         model, examples, members, suite, threat, seed, mode, place,
-        search_precision=search_precision, channels_last=channels_last,
+        search_precision=search_precision, channels_last=channels_last, source_hash=source_hash,
     )  # fmt: skip
     if resume and out is not None and (finished := read_results(out, protocol)):
         if store_adversarial:
@@ -143,8 +149,11 @@ def evaluate(
     bars = Bars(quiet=quiet or workers.rank > 0)
     if out is not None and not resume and workers.rank == 0 and (previous := set_aside(out)):
         bars.say(f"the results that were in {out} are now in {previous}")
-    averages = any(getattr(member.attack, "eot_samples", 1) > 1 for member in members)
-    doubts = [*flags, *left_out, *(probe(metered, examples, place, averages=averages) if members else [])]
+    if members:
+        with repeatable(place):
+            doubts += probe(metered, examples, place, averages=_votes(members) > 1, cross_entropy_only=_all_ce(members))
+            if search_dtype is not None:
+                metered.calibrate(examples.images(examples.sample(PROBED), place), search_dtype)
     # A resume stores where the evaluation was begun so: what is in the file already would be lost
     store_adversarial = store_adversarial or (resume and out is not None and was_storing(out))
     journal = Journal(out, workers.rank, workers.world_size)
@@ -170,6 +179,7 @@ def evaluate(
             pictures=pictures,
             stored=stored,
             search_dtype=search_dtype,
+            votes=_votes(members),
             advance=bars.attack,
         ).run(members)
     workers.barrier()
@@ -184,9 +194,8 @@ def evaluate(
         "protocol": protocol,
         **({"command": command} if command else {}),
     }
-    result = Evaluation(
-        standing(table, examples.index), summarize(records, table, order, fixed, doubts), table, pictures.columns()
-    )
+    summary = summarize(records, table, order, fixed, [*flags, *doubts])
+    result = Evaluation(standing(table, examples.index), summary, table, pictures.columns())
     if out is not None and workers.rank == 0:
         if stored is not None:
             stored.finish()
@@ -220,12 +229,32 @@ def _geometry(threat: Geometry | str) -> Geometry:
     return threat
 
 
-def _fitting(members: list[Member], classes: int) -> tuple[list[Member], list[dict[str, str]]]:
-    """The attacks that make sense for so many classes, and flags for the others."""
+def _fitting(members: list[Member], classes: int, suite: str) -> tuple[list[Member], list[dict[str, str]]]:
+    """The attacks that make sense for so many classes, and flags for the others.
+
+    Raises:
+        UserError: If none of them does.
+    """
     few = [f"{m.name} (needs {m.classes})" for m in members if classes < m.classes]
     many = [f"{m.name} (up to {m.most_classes})" for m in members if m.most_classes and classes > m.most_classes]
     fitting = [m for m in members if m.classes <= classes <= (m.most_classes or classes)]
+    if members and not fitting:
+        given, allowed = f"{suite} on a net of {classes} classes", f"a suite with an attack for {classes} classes"
+        raise UserError("--suite", given, allowed, "--suite quick")
+    severity = "warning" if suite.startswith("autoattack") else None
     left_out = {"few_classes": few, "many_classes": many}
     return fitting, [
-        flag(k, f"{classes} classes: left out {', '.join(names)}") for k, names in left_out.items() if names
+        flag(name, f"{classes} classes: left out {', '.join(names)}", severity)
+        for name, names in left_out.items()
+        if names
     ]
+
+
+def _votes(members: list[Member]) -> int:
+    """Over how many forwards attacks average, and so must verdicts."""
+    searches = [m.attack.search if isinstance(m.attack, Targeted) else m.attack for m in members]
+    return max((getattr(search, "eot_samples", 1) for search in searches), default=1)
+
+
+def _all_ce(members: list[Member]) -> bool:
+    return all(member.loss is cross_entropy and not isinstance(member.attack, Transferred) for member in members)

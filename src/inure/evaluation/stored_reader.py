@@ -65,16 +65,7 @@ def open_stored(path: Path | str) -> StoredSet:
         raise
     except pickle.UnpicklingError:
         raise UserError(str(path), "a pickle of other things", "one tensor: pickles are not executed") from None
-    except (
-        SafetensorError,
-        RuntimeError,
-        OSError,
-        EOFError,
-        ValueError,
-        TypeError,
-        LookupError,
-        AttributeError,
-    ) as error:
+    except _DAMAGE as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(str(path), f"a damaged file ({reason})", _WHOLE, "another copy") from None
 

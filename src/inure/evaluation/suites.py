@@ -133,12 +133,17 @@ def _ddn(threat: Geometry) -> list[Member]:
     return [Member("ddn", DDN(threat=threat), cross_entropy)]
 
 
-def with_float32_search(members: list[Member], threat: Geometry) -> list[Member]:
+def with_float32_search(members: list[Member], threat: Geometry, classes: int) -> list[Member]:
     """The attacks of a suite that searches in low precision, and one in float32 for what they left.
 
-    APGD towards 3 classes; before Square, which is dear and decides in float32 anyway.
+    APGD towards 3 classes, on the margin where there are fewer than 4; before Square, which is dear and decides in
+    float32 anyway. It averages over as many forwards as the others.
     """
-    last = _apgd_toward(threat, 3)._replace(name="apgd-t-float32", in_float32=True)
+    samples = max((getattr(m.attack, "eot_samples", 1) for m in members), default=1)
+    search = APGD(threat=threat, steps=100, keep="worst", eot_samples=samples)
+    last = Member("apgd-t-float32", Targeted(threat=threat, search=search, targets=3), targeted_dlr, 4, None, True)
+    if classes < last.classes:
+        last = Member("apgd-margin-float32", search, unbounded_margin, in_float32=True)
     square = [m for m in members if isinstance(m.attack, Square)]
     return [*(m for m in members if m not in square), last, *square] if members else []
 

@@ -19,6 +19,7 @@ from ..models import Classifier
 from ..models.modes import attack_mode
 from ..threat import Geometry
 from ..types import Images
+from .cascade import repeatable
 from .examples import Examples
 from .metered import Metered
 from .nets import in_float32
@@ -85,7 +86,7 @@ def sweep(
     nothing = torch.zeros(len(mixes), len(examples), dtype=torch.bool)
     found = Sweep(list(mixes), nothing, nothing.clone(), nothing.float())
     pairs = _Pairs(net, examples, weights.to(place), found, threat, seed, batch_size, place)
-    with attack_mode(net, "eval"):
+    with attack_mode(net, "eval"), repeatable(place):
         every = torch.cartesian_prod(torch.arange(len(mixes)), torch.arange(len(examples)))
         pairs.judge(every, None, advance)
         found.robust = found.clean.clone()

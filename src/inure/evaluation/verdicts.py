@@ -2,13 +2,15 @@
 
 import time
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..losses import entropy_of
-from ..noise import CounterNoise
+from ..noise import CounterNoise, mix_integers
 from ..threat import Geometry
 from ..types import Images
 from .metered import Metered
@@ -48,6 +50,7 @@ def judge(
     threat: Geometry,
     seed: int,
     search_dtype: torch.dtype | None = None,
+    votes: int = 1,
 ) -> Verdicts:
     """Attack B examples (or none: the clean verdict) and judge what comes back.
 
@@ -60,23 +63,25 @@ def judge(
         threat: Against which the perturbation is checked.
         seed: Of the evaluation.
         search_dtype: Autocast of the attack's forwards; None: float32. The verdict is in float32 always.
+        votes: Forwards whose mean logits decide, for nets that draw at random. More than one draw from a generator that
+            is seeded for this batch: the result can be repeated, but depends on who is in the batch.
 
     Raises:
         RuntimeError: If the attack left the threat model or [0, 1]: then its result would be worthless.
     """
     begin, size = time.perf_counter(), len(x)
     # A single image comes twice: sums over one alone may be cut in other parts, with other last bits
-    copies = 2 if size == 1 else 1
-    x, y, index = (torch.cat([t] * copies) for t in (x, y, index))
+    if size == 1:
+        x, y, index = (torch.cat([t, t]) for t in (x, y, index))
     forwards, backwards, bad_gradients = model.forwards, model.backwards, model.bad_gradients
     x_adv = x
     if member is not None:
         # The name, not the place in the suite: an attack starts where it starts alone
         noise = CounterNoise(seed, index, zlib.crc32(member.name.encode()))
-        with model.searching_in(None if member.in_float32 else search_dtype):
+        with model.searching_in(None if member.in_float32 else search_dtype), _seeded(votes, seed, index, member):
             x_adv = member.attack(model, x, y, loss=member.loss, noise=noise)
-    with torch.no_grad():
-        logits = model(x_adv)
+    with torch.no_grad(), _seeded(votes, seed + 1, index, member):
+        logits = torch.stack([model(x_adv) for _ in range(votes)]).mean(0)
     # Not the argmax of the probabilities: where they round to the same number the logits still differ
     finite, prediction = logits.isfinite().all(1), logits.argmax(1)
     confidence = logits.softmax(1).gather(1, prediction[:, None]).squeeze(1)
@@ -91,11 +96,23 @@ def judge(
         torch.where(finite, confidence, 0.0)[:size].cpu(),
         torch.where(finite, entropy, torch.inf)[:size].cpu(),
         distance,
-        (model.forwards - forwards) // copies,
-        (model.backwards - backwards) // copies,
+        model.forwards - forwards,
+        model.backwards - backwards,
         int(model.bad_gradients - bad_gradients),
         time.perf_counter() - begin,
     )
+
+
+@contextmanager
+def _seeded(votes: int, seed: int, index: Tensor, member: Member | None) -> Iterator[None]:
+    """Torch's generators from a seed of this batch, and as they were afterwards; nothing with a single vote."""
+    if votes == 1:
+        yield
+        return
+    name = member.name if member else "clean"
+    with torch.random.fork_rng([index.device] if index.device.type == "cuda" else []):
+        torch.manual_seed(mix_integers(seed, zlib.crc32(name.encode()), len(index), int(index.sum())) % (1 << 63))
+        yield
 
 
 def _refuse_invalid(x_adv: Images, distance: Tensor, threat: Geometry, member: Member | None) -> None:

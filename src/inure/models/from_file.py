@@ -31,6 +31,15 @@ def is_file_function(name: str) -> bool:
     return ".py:" in name or name.endswith(".py")
 
 
+def source_hash(target: str) -> str | None:
+    """sha256 of what ``FILE.py:function(...)`` says and of the file; None for a run, whose recipe tells its net."""
+    if ".py:" not in target:
+        return None
+    file, _, function = target.partition(".py:")
+    path = Path(f"{file}.py").expanduser()
+    return hashlib.sha256(function.encode() + path.read_bytes()).hexdigest() if path.is_file() else None
+
+
 def net_from_file(target: str, *, setting: str) -> nn.Module:
     """What the function returns.
 

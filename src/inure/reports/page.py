@@ -6,6 +6,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import write_text
+from .audits import audits
 from .dials import dials
 from .figures import CLEAN, EXTRA, ROBUST, RUN_COLOURS, training_curves
 from .notices import notices
@@ -66,6 +67,7 @@ def _context(runs: Sequence[RunFiles], key: tuple[str, str] | None) -> dict[str,
         "headlines": headlines(runs, key),
         "notices": notices(runs, key),
         "groups": accuracy_groups(runs),
+        "audits": audits(runs),
         "shifted": shifted_parts(runs),
         "dials": dials(runs),
         "curves": training_curves(runs),

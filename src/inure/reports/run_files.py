@@ -29,6 +29,8 @@ class EvaluationFiles:
     """The columns of ``outcomes.parquet``."""
     examples: "dict[str, numpy.ndarray] | None"
     """Images ``x`` and ``x_adv`` (n, C, H, W) in [0, 1]; (n,) ``label`` and predictions."""
+    audit: dict[str, Any] = field(default_factory=dict)
+    """``audit.json``; empty if there was none."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,8 @@ def _read_evaluations(path: Path, problems: list[str]) -> list[EvaluationFiles]:
         if summary:
             summary.setdefault("suite", folder.name)
             outcomes = _read_outcomes(folder / "outcomes.parquet", problems)
-            found.append(EvaluationFiles(summary, outcomes, _read_examples(folder / "examples.safetensors", problems)))
+            examples = _read_examples(folder / "examples.safetensors", problems)
+            found.append(EvaluationFiles(summary, outcomes, examples, _read_json(folder / "audit.json", problems)))
     return found
 
 

@@ -20,8 +20,9 @@ from ...losses import cross_entropy, margin
 from ...models.modes import attack_mode, frozen
 from ...threat import Geometry, Linf, describe_threat
 from ..examples import Examples
-from ..flags import PROBED, flag, probe
+from ..flags import flag
 from ..metered import Metered
+from ..probes import PROBED, probe
 from ..suites import Member
 from . import checks, signs
 from .curves import RATIOS, curves_of, furthest, radii_of
