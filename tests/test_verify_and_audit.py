@@ -121,3 +121,37 @@ def test_an_audit_stands_beside_the_evaluation_and_is_not_repeated(runs, tmp_pat
 def test_sets_are_not_audited(runs, tmp_path, capsys):
     assert evaluated(runs[0], "--suite", "corruptions", "--audit", "--out", str(tmp_path / "out")) == 2
     assert "--audit: got with --suite corruptions" in capsys.readouterr().err
+
+
+def test_a_gate_does_not_pass_what_is_not_verified(tmp_path, capsys):
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n\n\ndef soft():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Softmax(1))\n"
+    )
+    words = [
+        "evaluate",
+        f"{tmp_path / 'net.py'}:soft",
+        "--data",
+        "digits",
+        "--threat",
+        "linf:0.001",
+        "--examples",
+        "20",
+    ]
+    words += ["--suite", "pgd20", "--out", str(tmp_path / "out"), "--fail-under", "0"]
+    assert _run(words) == 3
+    assert "is not verified: softmax_output" in capsys.readouterr().err
+
+
+def test_a_check_of_a_stored_set_takes_no_attack(runs, tmp_path, capsys):
+    assert evaluated(runs[0], "--verify", str(tmp_path / "a.pt"), "--suite", "quick") == 2
+    assert "--suite: got with --verify" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("suite", "says"), [("fgsm", True), ("autoattack", False)])
+def test_a_suite_below_autoattack_is_called_an_upper_bound(runs, tmp_path, capsys, monkeypatch, suite, says):
+    from inure.evaluation import SUITES
+
+    monkeypatch.setitem(SUITES, "autoattack", SUITES["fgsm"])
+    assert evaluated(runs[0], "--suite", suite, "--out", str(tmp_path / "out")) == 0
+    assert ("an upper bound of AutoAttack" in " ".join(capsys.readouterr().err.split())) == says

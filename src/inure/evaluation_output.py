@@ -18,6 +18,11 @@ def title_of(target: str, summary: dict[str, Any]) -> str:
     return f"{target}{f', mode {text},' if text else ''} under {summary['threat']}"
 
 
+def is_full(suite: str) -> bool:
+    """Whether it is a version of AutoAttack; all others are upper bounds of it."""
+    return suite.startswith("autoattack")
+
+
 def repeat_command(target: str, options: Mapping[str, Any]) -> str:
     """The command line that repeats an evaluation.
 
@@ -51,7 +56,8 @@ def show(summary: dict[str, Any], title: str) -> None:
     console.print(table(escape(title), columns, rows))
     if summary["robust_accuracy"] is not None:
         console.print(
-            f"robust accuracy {percent(summary['robust_accuracy'])} of {total} examples (worst case over the attacks)"
+            f"robust accuracy {percent(summary['robust_accuracy'])} of {total} examples (worst case over the attacks"
+            f"{'' if is_full(summary['suite']) else '; an upper bound of AutoAttack'})"
         )
     for raised in summary["flags"]:
         console.print(f"warning: {raised['name']} ({raised['severity']}): {raised['detail']}", markup=False)

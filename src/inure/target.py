@@ -60,12 +60,13 @@ def evaluate_target(
         UserError: If something that a function needs is missing (threat, data, out), or does not fit.
     """
     found = open_target(target, threat, mode, weights)
-    suite = suite or (found.run.recipe().evaluation.suite if found.run else "quick")
+    # The attacks' own names have hyphens
+    suite = (suite or (found.run.recipe().evaluation.suite if found.run else "quick")).replace("-", "_")
     images, sets = _images_of(found, suite, shifts, data, examples)
     if sets and audit:
         raise UserError("--audit", f"with --suite {suite}", "a suite of attacks on one set of images", "--suite quick")
     folder = results_folder(found, suite, out)
-    sources = {path: in_mode(load(path)) for path in transfer_from}
+    sources = {path: _source(path) for path in transfer_from}
     fabric = _start(device, devices)
     command = repeat_command(
         target,
@@ -148,6 +149,13 @@ def open_target(target: str, threat: str | None, mode: str | None, weights: Path
     found = Target(run, classifier, geometry, mode or usual, usual)
     refuse_mode(classifier, found.mix)
     return found
+
+
+def _source(path: str) -> Classifier:
+    try:
+        return in_mode(load(path))
+    except UserError as error:
+        raise error.at("--transfer-from") from None
 
 
 def results_folder(target: Target, suite: str, out: Path | None) -> Path:

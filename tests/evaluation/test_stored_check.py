@@ -65,7 +65,7 @@ def test_what_an_evaluation_stored_is_verified(stored, standing):
         "passed": True,
         "said": found["said"],
     }
-    assert found["said"].startswith("verified: 60 images under linf:0.03, largest distance 0.03, robust accuracy ")
+    assert found["said"].startswith("verified: 60 images under linf:0.03, largest distance 0.03, accuracy on these ")
     assert found["said"].endswith("as in outcomes.parquet")
     assert found["robust_accuracy"] == json.loads((stored.parent / "summary.json").read_text())["robust_accuracy"]
 

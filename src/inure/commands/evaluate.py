@@ -46,7 +46,7 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(help="Images attacked at once; changes no verdict.")] = 128,
     seed: Annotated[int, typer.Option(help="Of the random starts.")] = 0,
     search_precision: Annotated[
-        str, typer.Option(help="float32, or bfloat16 for searches (verdicts stay in float32): a little weaker.")
+        str, typer.Option(help="float32; bfloat16 for searches alone is faster on hardware that has it, and weaker.")
     ] = "float32",
     channels_last: Annotated[
         bool, typer.Option("--channels-last", help="Run convolutions in this memory format, as a rule faster.")
@@ -73,6 +73,9 @@ def evaluate(
     if examples is not None and examples < 1:
         raise UserError("--examples", examples, "a whole number >= 1")
     if verify is not None:
+        for name, value in (("--suite", suite), ("--audit", audit), ("--store-adversarial", store_adversarial)):
+            if value:
+                raise UserError(name, "with --verify", f"no {name}: a stored set is checked, nothing is attacked")
         finding = verify_target(
             target, verify, data=data, examples=examples, threat=threat, mode=mode, weights=weights, out=out,
             batch_size=batch_size, device=device, quiet=quiet,

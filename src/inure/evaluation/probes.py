@@ -93,7 +93,8 @@ def _randomised(model: Metered, x: Images, y: Tensor, first: Tensor, averages: b
     apart = max(float((u - units[0]).norm(dim=1).max()) for u in units)
     if len(counts) == 1 and not apart > 1e-4:
         return None
-    detail = f"5 forwards gave {min(counts)} to {max(counts)} right answers, normalised logits up to {apart:.2g} apart"
+    given = min(counts) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
+    detail = f"5 forwards gave {given} right answers, normalised logits up to {apart:.2g} apart"
     remedy = "" if averages else "; --suite autoattack_rand averages gradients"
     return flag("randomised", detail + remedy, "note" if averages else None)
 

@@ -216,7 +216,7 @@ def _check_settings(
     if workers.world_size > 1 and out is None:
         raise UserError("out", None, "a folder that all processes see: their results meet there")
     if search_precision not in _PRECISIONS:
-        raise UserError("--search-precision", search_precision, " | ".join(_PRECISIONS))
+        raise UserError("--search-precision", search_precision, " | ".join(_PRECISIONS), "bfloat16")
     if store_adversarial and out is None:
         raise UserError("out", None, "a folder for the adversarial images that are to be stored")
 

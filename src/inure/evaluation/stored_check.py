@@ -226,10 +226,12 @@ def _said(found: dict[str, Any], faults: list[str]) -> str:
     accuracy = with_interval(found["robust_accuracy"], found["interval95"])
     words = (
         f"{found['examples']} images under {found['threat']}, largest distance {found['largest_distance']:.6g}, "
-        f"robust accuracy {accuracy}"
+        f"accuracy on these images {accuracy}"
     )
     if found["same_weights"] is False:
         words += ", of another net than the one attacked: a transfer result"
     elif found["differences"] is not None and not found["differences"]["count"]:
         words += f", as in {OUTCOMES}"
+    elif found["differences"] is None:
+        words += "; who chose them is not known: an upper bound of what an attack would leave"
     return f"not verified: {'; '.join(faults)}; {words}" if faults else f"verified: {words}"

@@ -65,6 +65,7 @@ def _context(runs: Sequence[RunFiles], key: tuple[str, str] | None) -> dict[str,
     return {
         "title": title_of(runs),
         "headlines": headlines(runs, key),
+        "bound": key is not None and not key[0].startswith("autoattack"),
         "notices": notices(runs, key),
         "groups": accuracy_groups(runs),
         "audits": audits(runs),
