@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,15 +10,14 @@ from torch import Tensor
 
 from ..models.modes import attack_mode, frozen
 from ..threat import Geometry
+from .batches import Batches
 from .examples import Examples
 from .journal import Journal
-from .metered import Metered, out_of_memory, padded_size
+from .metered import Metered
 from .pictures import Pictures
 from .stored import StoredImages
 from .suites import Member
 from .verdicts import Verdicts, judge
-
-_SMALLEST_BATCH = 8
 
 
 class Cascade:
@@ -52,7 +52,7 @@ class Cascade:
     ) -> None:
         self.model, self.examples, self.rows = model, examples, rows
         self.threat, self.seed, self.device = threat, seed, device
-        self.batch_size = batch_size
+        self.batches = Batches(model, batch_size, device)
         self.journal, self.pictures, self.stored, self.advance = journal, pictures, stored, advance
         self.search_dtype, self.votes = search_dtype, votes
 
@@ -71,12 +71,7 @@ class Cascade:
     def _attack(self, member: Member | None, name: str, rows: Tensor, done: int) -> dict[int, bool]:
         right: dict[int, bool] = {}
         total = done + len(rows)
-        start = 0
-        while start < len(rows):
-            chosen = rows[start : start + self.batch_size]
-            verdicts = self._judge(member, chosen)
-            if verdicts is None:
-                continue
+        for chosen, verdicts in self.batches.each(rows, partial(self._judge, member)):
             labels, index = self.examples.labels[chosen], self.examples.index[chosen]
             # Images first: a batch that is in the journal is not repeated after a kill
             self.pictures.keep(index, labels, verdicts, clean=member is None)
@@ -84,40 +79,20 @@ class Cascade:
                 self.stored.keep(chosen, verdicts, clean=member is None)
             self.journal.add(_record(name, labels, index, verdicts))
             right |= dict(zip(index.tolist(), (verdicts.prediction == labels).tolist(), strict=True))
-            start += len(chosen)
-            self.advance(name, done + start, total, sum(right.values()))
+            done += len(chosen)
+            self.advance(name, done, total, sum(right.values()))
         return right
 
-    def _judge(self, member: Member | None, chosen: Tensor) -> Verdicts | None:
-        """The verdicts, or None after retreating to a smaller batch because memory ran out."""
-        try:
-            return judge(
-                self.model,
-                self.examples.images(chosen, self.device),
-                self.examples.labels[chosen].to(self.device),
-                self.examples.index[chosen].to(self.device),
-                member,
-                threat=self.threat,
-                seed=self.seed,
-                search_dtype=self.search_dtype,
-                votes=self.votes,
-            )
-        except RuntimeError as error:
-            if not out_of_memory(error) or not self._retreat(len(chosen)):
-                raise
-        # Here the error is gone, and with its traceback the tensors that it held
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        return None
-
-    def _retreat(self, size: int) -> bool:
-        """Halve the batch that ran out of memory; past the padding's size the padding gives way too."""
-        seen = padded_size(size, self.model.padding)
-        if seen <= _SMALLEST_BATCH:
-            return False
-        self.batch_size = min(self.batch_size, seen // 2)
-        self.model.padding = min(self.model.padding, seen // 2)
-        return True
+    def _judge(self, member: Member | None, chosen: Tensor) -> Verdicts:
+        return judge(
+            self.model,
+            *self.examples.batch(chosen, self.device),
+            member,
+            threat=self.threat,
+            seed=self.seed,
+            search_dtype=self.search_dtype,
+            votes=self.votes,
+        )
 
     def _found(self) -> dict[str, dict[int, bool]]:
         found: dict[str, dict[int, bool]] = {}

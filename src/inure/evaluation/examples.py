@@ -34,6 +34,15 @@ class Examples:
             return self.source[rows].to(device)
         return self.source.batch(rows).to(device).float().div(255)
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W) of every image."""
+        return tuple(self.source.shape[1:]) if isinstance(self.source, Tensor) else self.source.shape
+
+    def batch(self, rows: Tensor, device: torch.device) -> tuple[Images, Tensor, Tensor]:
+        """The images (B, C, H, W), labels (B,) and index (B,) of ``rows``, on ``device``."""
+        return self.images(rows, device), self.labels[rows].to(device), self.index[rows].to(device)
+
     def sample(self, size: int) -> Tensor:
         """(n,) positions of at most ``size`` examples, drawn by their index: the order of the set decides nothing."""
         drawn = CounterNoise(0, self.index).uniform(torch.empty(len(self), 1, dtype=torch.float64)).flatten()

@@ -12,6 +12,7 @@ from ..types import Images, Logits
 PADDING = 32
 """Sizes of the batches that the net sees are multiples of this: two vectors of the widest CPUs, so that no tensor
 (B, ...) ends in a partial one."""
+_SMALLEST_BATCH = 8
 
 
 class Metered(nn.Module):
@@ -59,6 +60,17 @@ class Metered(nn.Module):
         if logits.requires_grad:
             logits.register_hook(partial(self._count, counted))
         return logits.float()
+
+    def retreat(self, size: int) -> int | None:
+        """A smaller batch than ``size`` examples, for which memory ran out; None if there is none.
+
+        Half of what the net saw; past the padding's size the padding gives way too.
+        """
+        seen = padded_size(size, self.padding)
+        if seen <= _SMALLEST_BATCH:
+            return None
+        self.padding = min(self.padding, seen // 2)
+        return seen // 2
 
     def forget(self) -> None:
         """Count from zero."""

@@ -11,14 +11,15 @@ from torch.autograd import Variable
 
 from ..losses import margin
 from ..models.modes import attack_mode, frozen
-from ..types import Images
+from ..types import Images, Logits
 from .examples import Examples
 from .flags import flag
 from .metered import Metered, out_of_memory
 
 PROBED = 64
 """So many examples are looked at, drawn by their index: the order of the set decides nothing."""
-_FEWEST = 8
+APART = 1e-4
+"""Two forwards of one image whose outputs are further apart than this are not the same."""
 _ENGINE = threading.Lock()
 _SATURATED = 0.25
 _VANISHED = 1e-6
@@ -38,7 +39,7 @@ def probe(
     cross_entropy_only: bool = False,
     size: int = PROBED,
 ) -> list[dict[str, str]]:
-    """What is wrong with a net, as far as forwards of the first images tell.
+    """What is wrong with a net, as far as forwards of a few images tell.
 
     Args:
         model: In any mode; put into eval mode for the time being. What the probes cost is not counted.
@@ -51,13 +52,11 @@ def probe(
     try:
         return _probe(model, examples, device, averages, cross_entropy_only, size)
     except RuntimeError as error:
-        if not out_of_memory(error) or size <= _FEWEST:
+        smaller = model.retreat(size) if out_of_memory(error) else None
+        if smaller is None:
             raise
     # Here the error is gone, and with its traceback the tensors that it held
-    model.padding = min(model.padding, size // 2)
-    return probe(
-        model, examples, device, averages=averages, cross_entropy_only=cross_entropy_only, size=size // 2
-    )  # fmt: skip
+    return probe(model, examples, device, averages=averages, cross_entropy_only=cross_entropy_only, size=smaller)
 
 
 def _probe(
@@ -81,6 +80,12 @@ def _probe(
     return [f for f in found if f is not None]
 
 
+def apart(one: Logits, other: Logits) -> Tensor:
+    """(B,) the distance of two outputs for each image, both scaled to length 1."""
+    units = [z / z.norm(dim=1, keepdim=True).clamp_min(1e-12) for z in (one, other)]
+    return (units[0] - units[1]).norm(dim=1)
+
+
 def _logits(model: Metered, x: Images) -> Tensor:
     with torch.no_grad():
         return model(x)
@@ -89,12 +94,11 @@ def _logits(model: Metered, x: Images) -> Tensor:
 def _randomised(model: Metered, x: Images, y: Tensor, first: Tensor, averages: bool) -> dict[str, str] | None:
     outputs = [first, *(_logits(model, x) for _ in range(4))]
     counts = {int((z.argmax(1) == y).sum()) for z in outputs}
-    units = [z / z.norm(dim=1, keepdim=True).clamp_min(1e-12) for z in outputs]
-    apart = max(float((u - units[0]).norm(dim=1).max()) for u in units)
-    if len(counts) == 1 and not apart > 1e-4:
+    moved = max(float(apart(z, first).max()) for z in outputs)
+    if len(counts) == 1 and not moved > APART:
         return None
     given = min(counts) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
-    detail = f"5 forwards gave {given} right answers, normalised logits up to {apart:.2g} apart"
+    detail = f"5 forwards gave {given} right answers, normalised logits up to {moved:.2g} apart"
     remedy = "" if averages else "; --suite autoattack_rand averages gradients"
     return flag("randomised", detail + remedy, "note" if averages else None)
 

@@ -49,7 +49,7 @@ class StoredImages:
     ) -> None:
         self._examples = examples
         self._partial, self._final = folder / PARTIAL, folder / ADVERSARIAL
-        shape = tuple(examples.images(torch.zeros(1, dtype=torch.long), torch.device("cpu")).shape[1:])
+        shape = examples.shape
         self._row_size = 4 * int(np.prod(shape))
         self._front = _front(examples, shape, about)
         self._size = len(self._front) + len(examples) * self._row_size

@@ -19,16 +19,15 @@ from .cascade import repeatable
 from .examples import Examples
 from .intervals import wilson
 from .metered import Metered
+from .probes import APART, apart
 from .protocol import weights_hash
 from .results import OUTCOMES, SUMMARY
 from .stored_reader import StoredSet, open_stored
 from .summary import standing
-from .verdicts import TOLERANCE
+from .verdicts import TOLERANCE, predictions
 
 _FIRST = 5
 """How many of the examples at fault are named."""
-_APART = 1e-4
-"""Two forwards of one image whose normalised logits are further apart are not the same, as for flag ``randomised``."""
 
 
 def verify_stored(
@@ -118,9 +117,8 @@ class _Beside:
 
 
 def _refuse_other_shape(stored: StoredSet, examples: Examples, path: Path) -> None:
-    shape = tuple(examples.images(torch.zeros(1, dtype=torch.long), torch.device("cpu")).shape[1:])
-    if stored.shape[1:] != shape:
-        raise UserError(str(path), f"images of {stored.shape[1:]}", f"{shape}, as those of the data")
+    if stored.shape[1:] != examples.shape:
+        raise UserError(str(path), f"images of {stored.shape[1:]}", f"{examples.shape}, as those of the data")
     if stored.shape[0] != len(examples):
         given, allowed = f"{stored.shape[0]} images", f"{len(examples)}, an image for each example of the data"
         fewer = stored.shape[0] < len(examples)
@@ -151,9 +149,8 @@ def _check_images(x_adv: Images, rows: Tensor, threat: Geometry, seen: _Seen) ->
 def _judge(model: Metered, x_adv: Images, rows: Tensor, seen: _Seen) -> None:
     """Two forwards; the first one counts."""
     logits, again = model(x_adv), model(x_adv)
-    prediction, second = (torch.where(z.isfinite().all(1), z.argmax(1), -1) for z in (logits, again))
-    one, other = (z / z.norm(dim=1, keepdim=True).clamp_min(1e-12) for z in (logits, again))
-    moved = (prediction != second) | ((one - other).norm(dim=1) > _APART)
+    prediction, second = predictions(logits), predictions(again)
+    moved = (prediction != second) | (apart(logits, again) > APART)
     seen.right.append(seen.examples.right(rows, prediction.cpu()))
     seen.unstable += seen.examples.index[rows[moved.cpu()]].tolist()
 

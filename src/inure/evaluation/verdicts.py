@@ -12,7 +12,7 @@ from torch import Tensor
 from ..losses import entropy_of
 from ..noise import CounterNoise, mix_integers
 from ..threat import Geometry
-from ..types import Images
+from ..types import Images, Logits
 from .metered import Metered
 from .suites import Member
 
@@ -82,17 +82,16 @@ def judge(
             x_adv = member.attack(model, x, y, loss=member.loss, noise=noise)
     with torch.no_grad(), _seeded(votes, seed + 1, index, member):
         logits = torch.stack([model(x_adv) for _ in range(votes)]).mean(0)
-    # Not the argmax of the probabilities: where they round to the same number the logits still differ
-    finite, prediction = logits.isfinite().all(1), logits.argmax(1)
-    confidence = logits.softmax(1).gather(1, prediction[:, None]).squeeze(1)
-    entropy = entropy_of(logits)
+    prediction, entropy = predictions(logits), entropy_of(logits)
+    finite = prediction >= 0
+    confidence = logits.softmax(1).gather(1, prediction.clamp(min=0)[:, None]).squeeze(1)
     # On the CPU: some devices have no float64
     x_adv, x = x_adv[:size].detach().cpu(), x[:size].cpu()
     distance = threat.distance(x_adv.double(), x.double())
     _refuse_invalid(x_adv, distance, threat, member)
     return Verdicts(
         x_adv,
-        torch.where(finite, prediction, -1)[:size].cpu(),
+        prediction[:size].cpu(),
         torch.where(finite, confidence, 0.0)[:size].cpu(),
         torch.where(finite, entropy, torch.inf)[:size].cpu(),
         distance,
@@ -101,6 +100,14 @@ def judge(
         int(model.bad_gradients - bad_gradients),
         time.perf_counter() - begin,
     )
+
+
+def predictions(logits: Logits) -> Tensor:
+    """(B,) the class of the largest logit; -1 where one is not finite.
+
+    Not the argmax of the probabilities: where they round to the same number the logits still differ.
+    """
+    return torch.where(logits.isfinite().all(1), logits.argmax(1), -1)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,14 +11,12 @@ from torch import Tensor
 from ... import config
 from ...threat import Geometry
 from ...types import Images, Labels, Logits
+from ..batches import Batches, Found
 from ..examples import Examples
-from ..metered import Metered, out_of_memory, padded_size
+from ..metered import Metered
 from ..suites import Member
-from ..verdicts import judge
+from ..verdicts import judge, predictions
 from .watch import Steps, Watched
-
-_SMALLEST_BATCH = 8
-Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -59,10 +57,10 @@ class Subject:
 
     def __post_init__(self) -> None:
         self.size = min(self.size, len(self.examples))
+        self._batches = Batches(self.model, self.batch_size, self.device)
         every = torch.arange(self.size)
         self.logits = torch.cat(self.each(every, self._clean, "clean", 1))
-        finite = self.logits.isfinite().all(1)
-        self.right = self.examples.right(every, torch.where(finite, self.logits.argmax(1), -1))
+        self.right = self.examples.right(every, predictions(self.logits))
 
     @property
     def attacked(self) -> Tensor:
@@ -97,23 +95,16 @@ class Subject:
         )
 
     def each(self, rows: Tensor, what: Callable[[Tensor], Found], name: str, passes: int) -> list[Found]:
-        """``what`` of every batch of rows, in order; smaller ones where memory runs out."""
+        """``what`` of every batch of rows, in order."""
         found: list[Found] = []
-        start = 0
-        while start < len(rows):
-            chosen = rows[start : start + self.batch_size]
-            part = self._tried(what, chosen)
-            if part is None:
-                continue
+        for chosen, part in self._batches.each(rows, what):
             found.append(part)
-            start += len(chosen)
             self.advance(name, passes * len(chosen))
         return found
 
     def batch(self, rows: Tensor) -> tuple[Images, Labels, Tensor]:
         """Images, labels and index of the rows, on the device."""
-        labels, index = self.examples.labels[rows], self.examples.index[rows]
-        return self.examples.images(rows, self.device), labels.to(self.device), index.to(self.device)
+        return self.examples.batch(rows, self.device)
 
     def _clean(self, rows: Tensor) -> Logits:
         with torch.no_grad():
@@ -132,21 +123,6 @@ class Subject:
             backwards=verdicts.backwards,
             steps=attack.steps(len(rows)) if watched else None,
         )
-
-    def _tried(self, what: Callable[[Tensor], Found], rows: Tensor) -> Found | None:
-        """The result, or None after retreating to a smaller batch because memory ran out."""
-        try:
-            return what(rows)
-        except RuntimeError as error:
-            seen = padded_size(len(rows), self.model.padding)
-            if not out_of_memory(error) or seen <= _SMALLEST_BATCH:
-                raise
-        # Here the error is gone, and with its traceback the tensors that it held
-        self.batch_size = max(1, min(self.batch_size, seen // 2))
-        self.model.padding = max(1, min(self.model.padding, seen // 2))
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        return None
 
 
 @dataclass(frozen=True)
