@@ -31,9 +31,8 @@ VERBS = (
 )  # fmt: skip
 LISTS = (
     "models", "attacks", "methods", "adapters", "optimizers", "joints", "suites", "recipes", "studies", "analyses",
-    "claims", "corruptions", "shifts",
+    "claims", "corruptions", "shifts", "crafting",
 )  # fmt: skip
-EMPTY_LISTS = ("crafting",)
 RECIPE = "digits/pgd_at"
 
 
@@ -295,11 +294,6 @@ def test_a_list_is_names_and_texts_with_a_tab_between(call, what):
         assert text.strip()
     names = [line.split("\t")[0] for line in lines]
     assert len({*names}) == len(names)
-
-
-@pytest.mark.parametrize("what", EMPTY_LISTS)
-def test_a_list_of_what_does_not_exist_yet_is_empty(call, what):
-    assert call("list", what) == (0, "", "")
 
 
 def test_everything_that_is_listed_exists(call):

@@ -241,8 +241,6 @@ def _allowed(detail: ErrorDetails) -> str:
             return _MAPPING
         case "too_long":
             return f"a list of at most {context['max_length']}"
-        case "none_required":
-            return "null: no member of this joint exists yet"
         case _:
             return detail["msg"].removeprefix("Input should be ")
 

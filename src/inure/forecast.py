@@ -67,7 +67,8 @@ def forecast(recipe: Recipe) -> None:
             begin = time.perf_counter()
             logged = step_of(recipe.method)(
                 fabric, model, optimizer, Batch(x, y, rows, _END), method=recipe.method, balance=recipe.balance,
-                regime=recipe.regime, perturbation=recipe.perturbation, clip_norm=recipe.optimizer.clip_norm,
+                regime=recipe.regime, crafting=recipe.crafting, perturbation=recipe.perturbation,
+                clip_norm=recipe.optimizer.clip_norm,
             )  # fmt: skip
             float(logged["loss"])
             seconds = time.perf_counter() - begin

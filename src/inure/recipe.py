@@ -14,6 +14,7 @@ from . import config
 from .averaging import Averaging
 from .balance import Balance
 from .config import Real, Settings, Whole
+from .crafting import Tricks
 from .data import Augment, Data
 from .engine import Engine
 from .errors import UserError, unknown_name
@@ -56,7 +57,9 @@ class Regime(Settings):
             return None
 
         def attack(*arguments: Any, search: Any = None, **options: Any) -> Images:
-            return self.scale(search or method.attack, progress)(*arguments, crafting=crafting, **options)
+            x_adv = self.scale(search or method.attack, progress)(*arguments, crafting=crafting, **options)
+            finish = getattr(crafting, "finish", None)
+            return x_adv if finish is None else finish(x_adv, arguments[1])
 
         return attack
 
@@ -117,7 +120,7 @@ class Recipe(Settings):
     penalties: Annotated[list[Any], Field(max_length=0)] = []
     balance: Balance = Balance()
     regime: Regime = Regime()
-    crafting: None = None
+    crafting: Tricks | None = None
     perturbation: Perturbation | None = None
     averaging: Averaging | None = None
     optimizer: Optimizer = SGD()
@@ -146,6 +149,9 @@ def refuse_impossible(recipe: Recipe) -> None:
         if attack is None and getattr(recipe.regime, name) is not None:
             allowed = f"null: method {recipe.method.kind} does not attack"
             raise UserError(f"regime.{name}", "a schedule", allowed, f"regime.{name}=null or method.kind=pgd_at")
+    if attack is None and recipe.crafting is not None:
+        allowed = f"null: method {recipe.method.kind} does not attack"
+        raise UserError("crafting", "tricks", allowed, "crafting=null or method.kind=pgd_at")
     others = getattr(recipe.method, "adversaries", {}).values()
     for search in (attack, *others) if recipe.regime.steps and attack is not None else ():
         if not hasattr(search, "steps"):
@@ -157,7 +163,8 @@ def refuse_impossible(recipe: Recipe) -> None:
     for name in getattr(recipe.method, "refuses", ()):
         if getattr(recipe, name) is not None:
             allowed = f"null: the step of method {recipe.method.kind} has no place for it"
-            raise UserError(name, getattr(recipe, name).kind, allowed, f"{name}=null")
+            given = "tricks" if name == "crafting" else getattr(recipe, name).kind
+            raise UserError(name, given, allowed, f"{name}=null")
     _refuse_other_domains(recipe)
     if attack is None and recipe.checkpoint.metric == "robust" and recipe.evaluation.threat.epsilon == 0:
         raise UserError("checkpoint.metric", "robust", "clean: evaluation.threat.epsilon is 0")

@@ -63,6 +63,8 @@ class Session:
         net = build(recipe.model, num_classes=training.num_classes, shape=training.shape)
         if net.mixture is not None:  # before it is compiled
             settle(net, training.batch(torch.arange(2)).cpu().float() / 255)
+        if recipe.crafting is not None:
+            recipe.crafting.prepare(net)
         net = engine.prepare(recipe.engine, net)
         model, optimizer = fabric.setup(net, recipe.optimizer.build(net))
         averager = recipe.averaging.build(local_module(model)) if recipe.averaging else None

@@ -57,7 +57,11 @@ class Search(Protocol):
 
 
 class Crafting(Protocol):
-    """A trick that acts only while adversarial examples are crafted."""
+    """A trick that acts only while adversarial examples are crafted.
+
+    It may also have ``prepare(model)``, called once before the net is compiled; ``finish(x_adv, x)``, which has the
+    last word on an attack's result; and ``blind``, true where the coming gradient is known to be zero.
+    """
 
     def begin(self, model: nn.Module, progress: float) -> None:
         """Called once, before the first gradient."""

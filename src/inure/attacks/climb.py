@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from ..threat import Geometry
 from ..types import Crafting, Criterion, Images, Labels
 from .apgd_steps import Halving, Sparse
-from .gradient import input_gradient
+from .gradient import input_gradient, is_blind
 from .standing import Standing
 from .worst import Worst
 
@@ -84,7 +84,12 @@ class Climb:
 
     def _look(self, *, backward: bool) -> None:
         self.grad, self.values, logits = input_gradient(
-            self.model, self.x_adv, self.y, self.loss, self._samples, backward=backward
+            self.model,
+            self.x_adv,
+            self.y,
+            self.loss,
+            self._samples,
+            backward=backward and not is_blind(self._crafting),
         )
         if self._worst is not None:
             self._worst.offer(self.x_adv, self.values, logits, self._rows)

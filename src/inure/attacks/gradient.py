@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ..types import Criterion, Images, Labels, Logits, PerExample
+from ..types import Crafting, Criterion, Images, Labels, Logits, PerExample
 
 
 def input_gradient(
@@ -28,6 +28,11 @@ def input_gradient(
         return found[0]
     grad, values, logits = (torch.stack(parts).mean(0) for parts in zip(*found, strict=True))
     return grad, values, logits
+
+
+def is_blind(crafting: Crafting | None) -> bool:
+    """Whether a trick says that the coming gradient is zero, so that nobody need compute it."""
+    return bool(getattr(crafting, "blind", False))
 
 
 def _one(

@@ -12,7 +12,7 @@ from ..models.modes import frozen
 from ..noise import GeneratorNoise
 from ..threat import Linf, ThreatModel
 from ..types import Crafting, Criterion, Images, Labels, Noise
-from .gradient import input_gradient
+from .gradient import input_gradient, is_blind
 from .worst import Worst
 
 
@@ -52,7 +52,7 @@ class PGD(Settings):
             x: (B, C, H, W) in [0, 1].
             y: (B,) classes or (B, K) probabilities.
             loss: (logits, y) to (B,); what is climbed.
-            crafting: A trick that acts on the iterate before each gradient.
+            crafting: A trick that acts on the iterate before each gradient. Steps that it calls blind are skipped.
             noise: Where random starts come from; torch's generator by default.
 
         Returns:
@@ -100,7 +100,10 @@ class PGD(Settings):
         for k in range(self.steps):
             if crafting is not None:
                 x_adv = crafting.step(k, x_adv, x)
-            grad, values, logits = input_gradient(model, x_adv, y, loss, self.eot_samples)
+            blind = is_blind(crafting)
+            if blind and worst is None:
+                continue
+            grad, values, logits = input_gradient(model, x_adv, y, loss, self.eot_samples, backward=not blind)
             if worst is not None:
                 worst.offer(x_adv, values, logits)
             x_adv = self.threat.project(self.threat.ascend(x_adv, grad, step_size), x)

@@ -14,7 +14,7 @@ from ..models.modes import frozen
 from ..noise import GeneratorNoise
 from ..threat import Linf
 from ..types import Crafting, Criterion, Images, Labels, Noise
-from .gradient import input_gradient
+from .gradient import input_gradient, is_blind
 
 
 class Pyramid(Settings):
@@ -74,6 +74,8 @@ class Pyramid(Settings):
                 x_adv = moved.clamp(0, 1)
                 if crafting is not None:
                     x_adv = crafting.step(k, x_adv, x)
+                if is_blind(crafting):
+                    continue
                 grad, _, _ = input_gradient(model, x_adv, y, loss)
                 grad = grad * ((moved >= 0) & (moved <= 1))  # through the clamp; at 0 and 1 there is a way inside
                 # The mean over a cell has the sign of the sum

@@ -106,8 +106,10 @@ def _claims() -> Iterable[tuple[str, str]]:
     return ((name, claim.statement) for name, claim in CLAIMS.items())
 
 
-def _nothing() -> Iterable[tuple[str, str]]:
-    return ()
+def _crafting() -> Iterable[tuple[str, str]]:
+    from ..crafting import TRICKS
+
+    return ((name, (sys.modules[trick.__module__].__doc__ or "").strip()) for name, trick in TRICKS.items())
 
 
 def _kinds(classes: Iterable[Any]) -> Iterable[tuple[str, str]]:
@@ -121,7 +123,7 @@ _LISTS: dict[str, Callable[[], Iterable[tuple[str, str]]]] = {
     "attacks": _attacks,
     "methods": _methods,
     "adapters": _adapters,
-    "crafting": _nothing,
+    "crafting": _crafting,
     "optimizers": _optimizers,
     "joints": _joints,
     "suites": _suites,
