@@ -11,8 +11,9 @@ from torch import nn
 from inure import config
 from inure.attacks import PGD
 from inure.models import Model, build
-from inure.recipe import Recipe, load_recipe, recipe_tree, shipped_names
+from inure.recipe import Recipe, load_recipe
 from inure.schedules import Cosine, Ramp
+from inure.shipped import recipe_tree, shipped_names
 from inure.threat import Linf
 
 SHIPPED = [name for name, _ in shipped_names()]

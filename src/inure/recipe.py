@@ -1,11 +1,9 @@
-"""Recipe: every slot of a run, with defaults, where recipes are found, and the combinations that are refused.
+"""Recipe: every slot of a run, with defaults, and the combinations that are refused.
 
 Read this first (what can vary), then ``train.py`` (how it joins), then one method.
 """
 
-from collections.abc import Iterator, Sequence
-from importlib import resources
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -25,6 +23,7 @@ from .optimizers import Optimizer
 from .optimizers.sgd import SGD
 from .perturbation import Perturbation
 from .schedules import Cosine, Factor, Schedule
+from .shipped import recipe_tree
 from .threat import Linf, ThreatModel
 from .types import Crafting, Images, Search
 
@@ -190,46 +189,3 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         UserError: If there is no such recipe, or a setting does not fit.
     """
     return config.build(Recipe, config.apply_overrides(recipe_tree(name), config.parse_overrides(overrides)))
-
-
-def recipe_tree(name: str, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The plain data of a recipe with the recipes that it ``extends`` merged in; ``above`` are those that extend it.
-
-    Raises:
-        UserError: If there is no such recipe, or it extends itself.
-    """
-    path = find_shipped("recipes", name, "RECIPE").resolve()
-    if path in above:
-        raise UserError("extends", " -> ".join(p.stem for p in (*above, path)), "recipes that do not extend themselves")
-    tree = config.read_yaml(path)
-    bases = tree.pop("extends", [])
-    merged: dict[str, Any] = {}
-    for base in [bases] if isinstance(bases, str) else bases:
-        relative = path.parent / str(base)
-        merged = config.merge(merged, recipe_tree(str(relative) if relative.is_file() else str(base), (*above, path)))
-    return config.merge(merged, tree)
-
-
-def find_shipped(folder: str, name: str, setting: str) -> Path:
-    """The path of a shipped YAML file by name, or of one of the user's."""
-    shipped = _shipped_root(folder) / f"{name}.yaml"
-    if shipped.is_file():
-        return shipped
-    if Path(name).is_file():
-        return Path(name)
-    if name.endswith((".yaml", ".yml")) or Path(name).is_dir():
-        raise UserError(setting, name, "a YAML file that exists, or a shipped name", f"inure list {folder}")
-    raise unknown_name(setting, name, [n for n, _ in shipped_names(folder)], f"a name that `inure list {folder}` shows")
-
-
-def shipped_names(folder: str = "recipes") -> Iterator[tuple[str, str]]:
-    """(name, about) of every shipped YAML file; files that start with _ are parts of others."""
-    root = _shipped_root(folder)
-    for path in sorted(root.rglob("*.yaml")):
-        if not path.name.startswith("_"):
-            about = str(config.read_yaml(path).get("about", ""))
-            yield path.relative_to(root).with_suffix("").as_posix(), " ".join(about.split())
-
-
-def _shipped_root(folder: str) -> Path:
-    return Path(str(resources.files("inure"))) / folder

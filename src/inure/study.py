@@ -17,8 +17,9 @@ from .console import markdown, percent, stderr, table
 from .drawing import png
 from .errors import NonFinite, Stop, UserError, unknown_name
 from .evaluation.suites import SUITES
-from .recipe import Recipe, find_shipped, load_recipe
+from .recipe import Recipe, load_recipe
 from .run import Run, default_out
+from .shipped import find_shipped
 
 QUANTITIES = ("clean_accuracy", "robust_accuracy")
 

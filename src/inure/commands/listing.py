@@ -71,13 +71,13 @@ def _suites() -> Iterable[tuple[str, str]]:
 
 
 def _recipes() -> Iterable[tuple[str, str]]:
-    from ..recipe import shipped_names
+    from ..shipped import shipped_names
 
     return shipped_names("recipes")
 
 
 def _studies() -> Iterable[tuple[str, str]]:
-    from ..recipe import shipped_names
+    from ..shipped import shipped_names
 
     return shipped_names("studies")
 
