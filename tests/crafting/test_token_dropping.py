@@ -5,7 +5,6 @@ import copy
 import pytest
 import torch
 from nets import FAMILIES, classifier, deit, images, vit
-from torch._dynamo.testing import CompileCounterWithBackend
 
 from inure.attacks import PGD, input_gradient
 from inure.crafting import TokenDropping
@@ -89,10 +88,10 @@ def test_outside_of_crafting_and_at_rate_zero_the_net_is_what_it_was_bit_for_bit
 
 
 def test_a_compiled_net_drops_the_same_tokens():
-    net, (x, y) = classifier(vit(), torch.float64), images(dtype=torch.float64)
-    eager, trick = copy.deepcopy(net), TokenDropping(rate=0.3)
+    net, (x, y) = classifier(vit(depth=2), torch.float64), images(dtype=torch.float64)
+    eager, trick = copy.deepcopy(net), TokenDropping(rate=0.4)
     trick.prepare(net)
-    net.compile(backend=CompileCounterWithBackend("aot_eager"))
+    net.compile(backend="eager")
     found = []
     for model in (net, eager, net, eager):
         trick.begin(model, 0.0)

@@ -149,3 +149,31 @@ def test_validation_is_a_number_or_a_spec(given, stored):
 def test_other_validations_are_refused(given):
     with pytest.raises(UserError, match="validation: got .*a fraction in"):
         build(Data, {"validation": given})
+
+
+def test_some_classes_only_in_the_order_given_in_every_split():
+    data = Data(classes=[7, "2", 4], validation=0.2)
+    whole = Data(validation=0.2)
+    train, validation = data.load_training(None)
+    test = data.load_test(None)
+    assert train.class_names == validation.class_names == test.class_names == ("7", "2", "4")
+    for part, every in ((test, whole.load_test(None)),):
+        rows = {int(i): int(y) for i, y in zip(every.index, every.labels, strict=True)}
+        assert [(7, 2, 4)[y] for y in part.labels.tolist()] == [rows[i] for i in part.index.tolist()]
+        assert len(part) == sum(y in (7, 2, 4) for y in every.labels.tolist())
+    assert torch.bincount(train.labels).min() > 80
+    assert len(train) + len(validation) < 500
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ([1, 10], "data.classes: got 10; allowed names or numbers of its 10 classes: 0, ... 9"),
+        (["one", 2], "data.classes: got one; allowed names or numbers of its 10 classes"),
+        ([3, "3"], "data.classes: got [3, '3']; allowed classes that differ"),
+    ],
+)
+def test_classes_that_do_not_exist_are_refused(classes, message):
+    with pytest.raises(UserError) as error:
+        Data(classes=classes).load_training(None)
+    assert message in str(error.value)

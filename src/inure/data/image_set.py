@@ -1,7 +1,7 @@
 """Labelled images of one shape, held as uint8 in memory or decoded when they are asked for."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -104,6 +104,16 @@ class ImageSet:
             pixels = replace(self.pixels, rows=self.pixels.rows[rows])
         accepted = None if self.accepted is None else self.accepted[rows]
         return replace(self, labels=self.labels[rows], index=self.index[rows], pixels=pixels, accepted=accepted)
+
+    def of_classes(self, classes: Sequence[int]) -> "ImageSet":
+        """The images of some classes, whose labels then count in the order given."""
+        assert self.readout is None
+        assert self.accepted is None
+        place = torch.full((self.num_classes,), -1)
+        place[list(classes)] = torch.arange(len(classes))
+        labels = place[self.labels]
+        chosen = replace(self, labels=labels, class_names=tuple(self.class_names[k] for k in classes))
+        return chosen.subset((labels >= 0).nonzero().flatten())
 
     def head(self, n: int) -> "ImageSet":
         """The first ``n`` images, or all of them if there are fewer."""

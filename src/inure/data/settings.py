@@ -29,6 +29,8 @@ class Data(Settings):
     """Share of the training images to hold out, stratified, or their number, or a SPEC."""
     examples: Annotated[Whole, Field(ge=1)] | None = None
     """Use only so many images of the training split, of each class its share; held-out images come out of these."""
+    classes: Annotated[list[Whole | str], Field(min_length=2)] | None = None
+    """Use only these classes, named or numbered from 0; labels count in this order, in all splits."""
     skip_bad: bool = False
     """Leave out images that cannot be decoded, and count them, instead of an error."""
     workers: Annotated[Whole, Field(ge=0)] = 2
@@ -55,19 +57,19 @@ class Data(Settings):
         Raises:
             UserError: If a set is not there or wrong, or their classes do not match.
         """
-        every = load(self.source, "train", img_size=img_size, skip_bad=self.skip_bad)
+        every = self._only(load(self.source, "train", img_size=img_size, skip_bad=self.skip_bad))
         if self.examples is not None and self.examples < len(every):
             every = every.subset(_some(every.labels, self.examples))
         _refuse_gaps(every.labels, every.class_names)
         test = self._test_spec()
         if test is not None:
-            labels, names = load_labels(test, "test", setting="data.test")
+            labels, names = self._labels(test, "test", setting="data.test")
             _refuse_other_classes(labels, names, every.labels, every.class_names, "data.test")
         if not isinstance(self.validation, str):
             train_rows, held_out_rows = stratified_split(every.labels, self.validation)
             return every.subset(train_rows), every.subset(held_out_rows)
-        validation = load(
-            self.validation, "validation", img_size=img_size, skip_bad=self.skip_bad, setting="data.validation"
+        validation = self._only(
+            load(self.validation, "validation", img_size=img_size, skip_bad=self.skip_bad, setting="data.validation")
         )
         _refuse_other_classes(
             validation.labels, validation.class_names, every.labels, every.class_names, "data.validation"
@@ -86,14 +88,38 @@ class Data(Settings):
         The last are the training images: ``inure evaluate`` flags what it finds on them as unverified.
         """
         spec = self._test_spec() or self.source
-        images = load(spec, "test", img_size=img_size, skip_bad=self.skip_bad, setting="data.test")
+        images = self._only(load(spec, "test", img_size=img_size, skip_bad=self.skip_bad, setting="data.test"))
         try:
-            labels, names = load_labels(self.source, "train")
+            labels, names = self._labels(self.source, "train")
         except UserError:
             # Where a finished run is evaluated, the training images need not be; load_training has checked.
             return images
         _refuse_other_classes(images.labels, images.class_names, labels, names, "data.test")
         return images
+
+    def _only(self, images: ImageSet) -> ImageSet:
+        """The images of ``classes``."""
+        return images if self.classes is None else images.of_classes(self._numbers(images.class_names))
+
+    def _labels(self, spec: str, split: str, setting: str = "data.source") -> tuple[Tensor, tuple[str, ...]]:
+        """What ``_only`` of the images would have, without decoding them."""
+        labels, names = load_labels(spec, split, setting=setting)
+        if self.classes is None:
+            return labels, names
+        numbers = self._numbers(names)
+        found = (labels[:, None] == torch.tensor(numbers)).nonzero()[:, 1]
+        return found, tuple(names[k] for k in numbers)
+
+    def _numbers(self, names: tuple[str, ...]) -> list[int]:
+        numbers = []
+        for chosen in self.classes or ():
+            if chosen not in names and chosen not in range(len(names)):
+                allowed = f"names or numbers of its {len(names)} classes: {names[0]}, ... {names[-1]}"
+                raise UserError("data.classes", chosen, allowed)
+            numbers.append(names.index(chosen) if isinstance(chosen, str) else chosen)
+        if len({*numbers}) != len(numbers):
+            raise UserError("data.classes", self.classes, "classes that differ")
+        return numbers
 
     def _refuse_selection_on(self, validation: ImageSet, other: ImageSet, what: str) -> None:
         if validation.hash == other.hash:
