@@ -100,10 +100,10 @@ def test_pretrained_without_a_network(monkeypatch, tmp_path, recwarn):
     import huggingface_hub.constants
     import timm.models._builder as builder
 
-    from inure.models import timm_net
+    from inure.models import hub
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(timm_net, "_resolves", lambda address: False)
+    monkeypatch.setattr(hub, "_resolves", lambda address: False)
     offline = []
 
     def refuse(*args, **kwargs):
