@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..errors import UserError
@@ -55,10 +56,11 @@ def put_conv_stem(net: nn.Module, name: str) -> None:
     if dim % (height // 2):
         allowed = f"null: the width {dim} of {name} cannot be halved so often"
         raise UserError("model.stem", f"conv with patches of {height}", allowed, "smaller patches")
-    embed.proj = ConvStem(channels, dim, height)
+    with torch.device(embed.proj.weight.device):
+        embed.proj = ConvStem(channels, dim, height)
 
 
 def _is_plain(embed: Any) -> bool:
     from timm.layers.patch_embed import PatchEmbed
 
-    return type(embed) is PatchEmbed and embed.flatten and isinstance(embed.norm, nn.Identity)
+    return type(embed) is PatchEmbed and isinstance(embed.norm, nn.Identity)

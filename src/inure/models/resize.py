@@ -4,6 +4,7 @@ The way of Shao et al. (2021, arXiv:2103.15670) and Mo et al. (2022, arXiv:2210.
 of 224 pixels sees 4 x 4 patches of 32 pixels as if they had been enlarged.
 """
 
+import warnings
 from collections.abc import Mapping
 from math import isqrt
 
@@ -149,4 +150,7 @@ def _fit_table(table: Tensor, own: Tensor, attention: nn.Module) -> Tensor:
         return table
     if own.is_meta:
         return torch.empty_like(own)
-    return resize_rel_pos_bias_table(table, new_window_size=window, new_bias_shape=own.shape)
+    with warnings.catch_warnings():
+        # Without scipy, timm indexes in a way that torch warns of.
+        warnings.simplefilter("ignore")
+        return resize_rel_pos_bias_table(table, new_window_size=window, new_bias_shape=own.shape)
