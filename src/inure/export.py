@@ -96,7 +96,8 @@ def timm_config(run: Run, net: nn.Module, mean: list[float], std: list[float]) -
         raise refusal
     arguments |= {"in_chans": channels}
     takes = constructor_arguments(type(net))
-    for name, value in (("img_size", [height, width]), ("patch_size", model.patch_size)):
+    sizes = {"img_size": [height, width], "patch_size": model.patch_size, "window_size": model.window_size}
+    for name, value in sizes.items():
         if value is not None and name not in arguments and name in takes:
             arguments[name] = value
     if not _makes(architecture, {**arguments, "num_classes": info["num_classes"]}, net, (channels, height, width)):

@@ -143,7 +143,8 @@ def _with_timm(run: Run, plain: Classifier, places: dict[str, Any]) -> str | Non
 
 
 def _with_inure(model: Model, places: dict[str, Any]) -> str:
-    plain = model.model_copy(update={"pretrained": False, "weights": None, "adapters": None, "num_classes": None})
+    start = {"pretrained": False, "weights": None, "transfer": False}
+    plain = model.model_copy(update={**start, "adapters": None, "num_classes": None})
     settings = {"name": model.name, **plain.model_dump(exclude_defaults=True)}
     return _WITH_INURE.format(
         **places, versions=_versions("inure", "timm", "torch"),

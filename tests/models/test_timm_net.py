@@ -100,10 +100,10 @@ def test_pretrained_without_a_network(monkeypatch, tmp_path, recwarn):
     import huggingface_hub.constants
     import timm.models._builder as builder
 
-    from inure.models import timm_net
+    from inure.models import hub
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(timm_net, "_resolves", lambda address: False)
+    monkeypatch.setattr(hub, "_resolves", lambda address: False)
     offline = []
 
     def refuse(*args, **kwargs):
@@ -119,21 +119,70 @@ def test_pretrained_without_a_network(monkeypatch, tmp_path, recwarn):
     assert not huggingface_hub.constants.HF_HUB_OFFLINE
 
 
-def test_pretrained_weights_are_fitted_to_small_images(monkeypatch):
-    """The path of a download, with a fresh net's weights in place of the hub's."""
+def published(monkeypatch, name: str, **arguments) -> dict[str, torch.Tensor]:
+    """What the hub would give: the state of a fresh net of timm."""
     import timm
     import timm.models._builder as builder
 
-    published = timm.create_model("test_vit2")
-    state = {key: value.clone() for key, value in published.state_dict().items()}
+    net = timm.create_model(name, **arguments)
+    state = {key: value.clone() for key, value in net.state_dict().items()}
     monkeypatch.setattr(builder, "load_state_dict_from_hf", lambda *args, **kwargs: dict(state))
+    return state
+
+
+def test_pretrained_weights_are_fitted_to_small_images(monkeypatch):
+    import timm
+
+    state = published(monkeypatch, "test_vit2")
     settings = Model(name="test_vit2", pretrained=True, img_size=32, patch_size=4)
     classifier = build(settings, num_classes=10, shape=(3, 32, 32))
     for key, value in classifier.net.blocks.state_dict().items():
         assert torch.equal(value, state[f"blocks.{key}"]), key
-    assert classifier.net.patch_embed.proj.weight.shape[-2:] == (4, 4)
+    sums = state["patch_embed.proj.weight"].unflatten(3, (4, 4)).unflatten(2, (4, 4)).sum((3, 5))
+    torch.testing.assert_close(classifier.net.patch_embed.proj.weight, sums)
+    before = state["pos_embed"].shape[1] - 100
+    grid = state["pos_embed"][:, before:].view(1, 10, 10, -1).permute(0, 3, 1, 2)
+    grid = nn.functional.interpolate(grid, size=(8, 8), mode="bilinear").permute(0, 2, 3, 1).flatten(1, 2)
+    torch.testing.assert_close(classifier.net.pos_embed, torch.cat([state["pos_embed"][:, :before], grid], 1))
     assert classifier.net.head.out_features == 10
-    assert classifier.mean.flatten().tolist() == pytest.approx(published.pretrained_cfg["mean"])
+    config = timm.get_pretrained_cfg("test_vit2")
+    assert classifier.mean.flatten().tolist() == pytest.approx(config.mean)
     gray = build(Model(name="test_vit2", pretrained=True, std=[0.3]), num_classes=10, shape=(1, 160, 160))
-    assert gray.mean.item() == pytest.approx(sum(published.pretrained_cfg["mean"]) / 3)
+    assert gray.mean.item() == pytest.approx(sum(config.mean) / 3)
     assert gray.std.item() == pytest.approx(0.3)
+    kernel = gray.net.patch_embed.proj.weight
+    torch.testing.assert_close(kernel, state["patch_embed.proj.weight"].sum(1, keepdim=True))
+
+
+def test_pretrained_weights_of_the_nets_own_size_are_taken_as_they_are(monkeypatch):
+    state = published(monkeypatch, "test_vit2")
+    net = build(Model(name="test_vit2", pretrained=True), num_classes=1000, shape=(3, 160, 160)).net
+    assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
+
+
+def test_a_net_whose_sizes_only_timm_knows_gets_timms_resampling(monkeypatch):
+    state = published(monkeypatch, "tiny_vit_5m_224")
+    net = build(Model(name="tiny_vit_5m_224", pretrained=True), num_classes=10, shape=(3, 64, 64)).net
+    resized = [key for key, value in net.state_dict().items() if value.shape != state[key].shape]
+    assert resized
+    assert all(key.startswith("head.") or "attention_biases" in key for key in resized)
+    key = "stages.1.blocks.0.mlp.fc1.weight"
+    assert torch.equal(net.state_dict()[key], state[key])
+
+
+def test_a_stem_is_new_and_the_rest_is_pretrained(monkeypatch):
+    state = published(monkeypatch, "test_vit2")
+    settings = Model(name="test_vit2", pretrained=True, patch_size=4, stem="conv")
+    net = build(settings, num_classes=10, shape=(3, 32, 32)).net
+    assert torch.equal(net.blocks[0].attn.qkv.weight, state["blocks.0.attn.qkv.weight"])
+    assert not any(name.startswith("patch_embed.proj.weight") for name in net.state_dict())
+
+
+@pytest.mark.parametrize("fetch", [True, False])
+def test_patches_that_do_not_fit_the_weights_are_refused_before_they_are_fetched(monkeypatch, fetch):
+    import timm.models._builder as builder
+
+    monkeypatch.setattr(builder, "load_state_dict_from_hf", None)
+    settings = Model(name="test_vit2", pretrained=True, patch_size=5)
+    with pytest.raises(UserError, match=r"model.patch_size: got 5; allowed 1 \| 2 \| 4 \| 8 \| 16, or a multiple"):
+        build(settings, num_classes=10, shape=(3, 30, 30), with_weights=fetch)

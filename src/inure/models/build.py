@@ -1,12 +1,9 @@
 """``Model``, the part of a recipe that says which net, and ``build``, which makes it."""
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
-from pydantic import Field
-from torch import Tensor, nn
+from pydantic import Field, model_validator
+from torch import nn
 
 from ..config import Real, Settings, Whole
 from ..errors import UserError
@@ -14,8 +11,8 @@ from .adapters import Adapters, attach
 from .classifier import Classifier
 from .from_file import is_file_function, net_from_file
 from .own import OWN_NETS, build_own, own_net
+from .start import holds_domains, read_start, start_another_task, start_from
 from .timm_net import build_timm
-from .weights import load_weights, read_weights
 
 _Positive = Annotated[Whole, Field(ge=1)]
 
@@ -27,13 +24,22 @@ class Model(Settings):
     """One of ours (``inure list models``), any name of timm, or ``FILE.py:function``; that file is run, and must
     still be there, whenever the run is loaded."""
     pretrained: bool = False
-    """Start from timm's weights for this name, and normalise as they want it."""
+    """Start from timm's weights for this name, and normalise as they want it. Patch kernels become smaller by sums
+    over blocks, position embeddings are interpolated bilinearly (``resize.py``)."""
     weights: str | None = None
     """Start from a run directory or a file of weights."""
+    transfer: bool = False
+    """The weights are of another task, sizes or classes: the classifier head starts anew, patch kernels and position
+    embeddings are brought to the sizes of this net, and the normalisation is this recipe's. All else must fit."""
     img_size: _Positive | None = None
     """Pixels on a side; None is the data's."""
     patch_size: _Positive | None = None
     """Pixels on a side of a patch; None is the net's own."""
+    window_size: _Positive | None = None
+    """Patches on a side of a window, for Swin; None is the net's own."""
+    stem: Literal["conv"] | None = None
+    """``conv``: a ViT cuts out patches by a few convolutions of stride 2 (ConvStem), which always start anew where
+    the weights have no such stem. None is the net's own."""
     num_classes: _Positive | None = None
     """Only a check: the data know their classes."""
     norm: Literal["batch", "layer", "group"] | None = None
@@ -41,13 +47,23 @@ class Model(Settings):
     activation: Literal["relu", "silu"] | None = None
     """For wide nets; None is ReLU."""
     drop_path: Annotated[Real, Field(ge=0, lt=1)] = 0
-    """Stochastic depth of the last block; it grows linearly with depth."""
+    """Stochastic depth of the last block; it grows linearly with depth. It skips attention and MLP branches; in the
+    code of Mo et al. (2022, arXiv:2210.07540) only those of attention."""
     mean: list[Real] | None = None
     """Per channel; None is what pretrained weights want, else 0.5."""
     std: list[Annotated[Real, Field(gt=0)]] | None = None
     """Per channel; None is what pretrained weights want, else 0.5."""
     adapters: Adapters | None = None
     """Parameters that exist once per domain; ``cls_token``, a list of kinds, or all settings."""
+
+    @model_validator(mode="after")
+    def _transfer_of_something(self) -> "Model":
+        if self.transfer and self.weights is None:
+            raise UserError("transfer", True, "false without model.weights", "model.weights=RUN")
+        if self.transfer and self.pretrained:
+            allowed = "false with model.pretrained: there it is always so"
+            raise UserError("transfer", True, allowed, "model.pretrained=false")
+        return self
 
 
 def build(model: Model, *, num_classes: int, shape: tuple[int, int, int], with_weights: bool = True) -> Classifier:
@@ -73,13 +89,15 @@ def build(model: Model, *, num_classes: int, shape: tuple[int, int, int], with_w
         net = _named_net(model, num_classes, channels, size, data_size=shape[1:], fetch=with_weights)
         mean, std = _normalisation(model, net, channels)
         classifier = Classifier(net, num_classes=num_classes, img_size=size, in_channels=channels, mean=mean, std=std)
-    state = _read_start(model) if with_weights and model.weights is not None else None
-    if state is not None and not _holds_domains(state):
-        _start_from(classifier, model, state)
+    state = read_start(model) if with_weights and model.weights is not None else None
+    if state is not None and model.transfer:
+        start_another_task(classifier, model, state)
+    elif state is not None and not holds_domains(state):
+        start_from(classifier, model, state)
     if model.adapters is not None:
         classifier.mixture = attach(classifier.net, model.adapters)
-    if state is not None and _holds_domains(state):
-        _start_from(classifier, model, state)
+    if state is not None and holds_domains(state):
+        start_from(classifier, model, state)
     return classifier
 
 
@@ -109,6 +127,8 @@ def _named_net(
             pretrained=model.pretrained,
             fetch=fetch,
             patch_size=model.patch_size,
+            window_size=model.window_size,
+            stem=model.stem,
             norm=model.norm,
             drop_path=model.drop_path,
         )
@@ -121,7 +141,7 @@ def _named_net(
 
 def _architecture(model: Model) -> dict[str, Any]:
     """The settings that shape a net and were given."""
-    names = ("patch_size", "norm", "activation", "drop_path")
+    names = ("patch_size", "window_size", "stem", "norm", "activation", "drop_path")
     return {name: getattr(model, name) for name in names if getattr(model, name)}
 
 
@@ -167,36 +187,3 @@ def _per_channel(name: str, given: list[float] | None, channels: int) -> list[fl
     if len(given) not in (1, channels):
         raise UserError(f"model.{name}", given, f"{channels} numbers, one per channel, or a single one")
     return given if len(given) == channels else given * channels
-
-
-def _read_start(model: Model) -> dict[str, Tensor]:
-    try:
-        return read_weights(_weights_file(model))
-    except UserError as error:
-        raise error.at("model.weights") from None
-
-
-def _weights_file(model: Model) -> Path:
-    assert model.weights is not None
-    path = Path(model.weights).expanduser()
-    return path / "weights.safetensors" if path.is_dir() else path
-
-
-def _holds_domains(state: Mapping[str, Tensor]) -> bool:
-    """Whether the weights are those of a net with parameters per domain."""
-    return any(name.endswith((".original", ".means", ".gate", ".up")) for name in state)
-
-
-def _start_from(classifier: Classifier, model: Model, state: dict[str, Tensor]) -> None:
-    """Load ``model.weights``, whose normalisation counts unless the recipe asks for another."""
-    file = _weights_file(model)
-    asked = {name: getattr(classifier, name).clone() for name in ("mean", "std") if getattr(model, name) is not None}
-    try:
-        load_weights(classifier, state, str(file))
-    except UserError as error:
-        raise error.at("model.weights") from None
-    for name, value in asked.items():
-        loaded = getattr(classifier, name)
-        if not loaded.is_meta and not torch.equal(loaded.expand_as(value), value):
-            allowed = f"null, or the {loaded.flatten().tolist()} that {file} was trained with"
-            raise UserError(f"model.{name}", value.flatten().tolist(), allowed)

@@ -31,27 +31,23 @@ _WIDE = {"norm": "batch", "activation": "relu"}
 _VIT_TINY = partial(small_vit, dim=192, depth=12, heads=3)
 _VIT_SMALL = partial(small_vit, dim=384, depth=12, heads=6)
 _VIT_DIGITS = partial(small_vit, dim=48, depth=3, heads=4)
+_VIT_LEGACY = partial(small_vit, dim=768, depth=8, heads=8, mlp_ratio=3.0, qkv_bias=False, eps=1e-5)
+_VIT = {"patch_size": 4, "drop_path": 0.0, "stem": None}
 
 OWN_NETS = {
     "preact_resnet18": OwnNet(PreActResNet18, "pre-activation ResNet-18, 3x3 stem, 11.17M; norm", _RESNET),
     "cifar_resnet18": OwnNet(CifarResNet18, "ResNet-18, 3x3 stem, no max-pool, 11.17M; norm", _RESNET),
     "wrn28_10": OwnNet(partial(WideResNet, 28, 10), "WideResNet-28-10, 36.48M; norm, activation", _WIDE),
     "wrn34_10": OwnNet(partial(WideResNet, 34, 10), "WideResNet-34-10, 46.16M (any wrnDEPTH_WIDTH works)", _WIDE),
-    "vit_tiny": OwnNet(
-        _VIT_TINY,
-        "ViT of width 192, 12 blocks, 5.4M; patch_size 4, or 2",
-        {"patch_size": 4, "drop_path": 0.0},
+    "vit_tiny": OwnNet(_VIT_TINY, "ViT of width 192, 12 blocks, 5.4M; patch_size 4, or 2; stem", _VIT, True),
+    "vit_small": OwnNet(_VIT_SMALL, "ViT of width 384, 12 blocks, 21M; patch_size 4, or 2; stem", _VIT, True),
+    "vit_small_legacy": OwnNet(
+        _VIT_LEGACY,
+        "ViT of width 768, 8 blocks, 47M, the ViT-S of Mo et al.; patch_size; stem",
+        _VIT,
         True,
     ),
-    "vit_small": OwnNet(
-        _VIT_SMALL,
-        "ViT of width 384, 12 blocks, 21M; patch_size 4, or 2",
-        {"patch_size": 4, "drop_path": 0.0},
-        True,
-    ),
-    "vit_digits": OwnNet(
-        _VIT_DIGITS, "ViT of width 48, 3 blocks, 0.09M, for 8 x 8", {"patch_size": 2, "drop_path": 0.0}, True
-    ),
+    "vit_digits": OwnNet(_VIT_DIGITS, "ViT of width 48, 3 blocks, 0.09M, for 8 x 8", {**_VIT, "patch_size": 2}, True),
     "cnn_tiny": OwnNet(CNNTiny, "two convolutions, 5k, for tests and examples", {}),
 }
 

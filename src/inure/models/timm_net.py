@@ -5,19 +5,17 @@ too small is found before weights are fetched.
 """
 
 import inspect
-import logging
-import socket
-import urllib.parse
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..errors import UserError, unknown_name
+from .conv_stem import put_conv_stem
+from .convit import settle_convit
+from .hub import load_published
 from .norms import Norm, norm_layer
+from .resize import fit_sizes
 
 
 def build_timm(
@@ -31,6 +29,8 @@ def build_timm(
     pretrained: bool = False,
     fetch: bool = True,
     patch_size: int | None = None,
+    window_size: int | None = None,
+    stem: str | None = None,
     norm: Norm | None = None,
     drop_path: float = 0.0,
 ) -> nn.Module:
@@ -43,9 +43,11 @@ def build_timm(
         channels: C.
         size: Height and width that the user wants.
         data_size: Height and width of the data.
-        pretrained: Whether to start from timm's weights; timm resamples position embeddings and patches.
+        pretrained: Whether to start from timm's weights, in the sizes of this net: see ``load_published``.
         fetch: Whether to fetch them now.
         patch_size: None is the architecture's own.
+        window_size: Patches on a side of a window, for Swin; None is the architecture's own.
+        stem: ``conv`` for a ``ConvStem``; None is the architecture's own.
         norm: None is the architecture's own; others for timm's ResNets only.
         drop_path: Stochastic depth of the last block.
 
@@ -69,18 +71,22 @@ def build_timm(
     elif size != data_size:
         allowed = f"null: {name} has no img_size and sees the data's {data_size[0]}x{data_size[1]}"
         raise UserError("model.img_size", size[0], allowed)
-    if patch_size is not None:
-        if "patch_size" not in takes:
-            raise UserError("model.patch_size", patch_size, f"null: {name} has no patch_size")
-        arguments["patch_size"] = patch_size
+    for setting, value in (("patch_size", patch_size), ("window_size", window_size)):
+        if value is not None:
+            if setting not in takes:
+                raise UserError(f"model.{setting}", value, f"null: {name} has no {setting}")
+            arguments[setting] = value
     if "drop_path_rate" in takes:
         arguments["drop_path_rate"] = drop_path
     elif drop_path:
         raise UserError("model.drop_path", drop_path, f"0: {name} has no drop_path")
-    _try_on_meta(name, arguments, channels, size)
+    tried = _try_on_meta(name, arguments, stem, channels, size)
+    if pretrained:
+        fit_sizes(plain.state_dict(), tried)
+    net = _finished(timm.create_model(name, **arguments), name, stem)
     if pretrained and fetch and torch.get_default_device().type != "meta":
-        return _fetched(name, arguments)
-    return timm.create_model(name, **arguments)
+        load_published(net, name, arguments, plain)
+    return net
 
 
 def _check_name(name: str, own_names: list[str], pretrained: bool) -> None:
@@ -115,12 +121,23 @@ def _on_meta(name: str, arguments: dict[str, Any]) -> nn.Module:
         return timm.create_model(name, **arguments)
 
 
+def _finished(net: nn.Module, name: str, stem: str | None) -> nn.Module:
+    if stem is not None:
+        put_conv_stem(net, name)
+    settle_convit(net, name)
+    return net
+
+
 @torch.no_grad()
-def _try_on_meta(name: str, arguments: dict[str, Any], channels: int, size: tuple[int, int]) -> None:
-    wanted = {key: arguments[key] for key in ("img_size", "patch_size") if key in arguments}
+def _try_on_meta(
+    name: str, arguments: dict[str, Any], stem: str | None, channels: int, size: tuple[int, int]
+) -> nn.Module:
+    wanted = {key: arguments[key] for key in ("img_size", "patch_size", "window_size") if key in arguments}
     try:
-        net = _on_meta(name, arguments).eval()
+        net = _finished(_on_meta(name, arguments).eval(), name, stem)
         logits = net(torch.empty(2, channels, *size, device="meta"))
+    except UserError:
+        raise
     except (AssertionError, RuntimeError, TypeError, ValueError, ZeroDivisionError, IndexError) as error:
         setting = "model.patch_size" if "patch_size" in wanted else "model.name"
         given = f"{name} for {channels}x{size[0]}x{size[1]} images" + (f" with {wanted}" if wanted else "")
@@ -129,6 +146,7 @@ def _try_on_meta(name: str, arguments: dict[str, Any], channels: int, size: tupl
     _check_patches(name, net, size)
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
         raise UserError("model.name", name, "a net that classifies: one tensor (B, K)")
+    return net
 
 
 def _check_patches(name: str, net: nn.Module, size: tuple[int, int]) -> None:
@@ -141,42 +159,3 @@ def _check_patches(name: str, net: nn.Module, size: tuple[int, int]) -> None:
             # timm would leave out the last rows and columns without a word.
             allowed = f"patches that tile {size[0]}x{size[1]} images"
             raise UserError("model.patch_size", f"{height} ({name})", allowed, "another model.patch_size")
-
-
-def _fetched(name: str, arguments: dict[str, Any]) -> nn.Module:
-    import timm
-
-    try:
-        with _impatient_hub():
-            return timm.create_model(name, pretrained=True, **arguments)
-    except Exception as error:
-        # Hub, cache and network fail in a dozen types of several libraries; to the user they are one thing.
-        allowed = f"false, or weights within reach: neither the hub nor its cache gave them ({type(error).__name__})"
-        remedy = "model.weights=FILE, a network, or HF_HOME=FOLDER that holds them"
-        raise UserError("model.pretrained", f"true for {name}", allowed, remedy) from error
-
-
-@contextmanager
-def _impatient_hub() -> Iterator[None]:
-    """Without the hub's own messages; where its name does not even resolve, only its cache is asked."""
-    from huggingface_hub import constants
-
-    logger = logging.getLogger("huggingface_hub")
-    level, offline = logger.level, constants.HF_HUB_OFFLINE
-    try:
-        logger.setLevel(logging.ERROR)
-        # The hub would try for most of a minute.
-        constants.HF_HUB_OFFLINE = offline or not _resolves(constants.ENDPOINT)
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = offline
-        logger.setLevel(level)
-
-
-def _resolves(address: str) -> bool:
-    if urllib.request.getproxies():
-        return True
-    try:
-        return bool(socket.getaddrinfo(urllib.parse.urlsplit(address).hostname, None))
-    except OSError:
-        return False
