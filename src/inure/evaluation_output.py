@@ -9,6 +9,7 @@ from rich.markup import escape
 from .averaging.soup import describe_mix
 from .console import percent, stderr, table, with_interval
 from .evaluation import wilson
+from .evaluation.suites import is_full
 
 
 def title_of(target: str, summary: dict[str, Any]) -> str:
@@ -16,11 +17,6 @@ def title_of(target: str, summary: dict[str, Any]) -> str:
     mode = summary["mode"]
     text = describe_mix(mode) if isinstance(mode, dict) else mode
     return f"{target}{f', mode {text},' if text else ''} under {summary['threat']}"
-
-
-def is_full(suite: str) -> bool:
-    """Whether it is a version of AutoAttack; all others are upper bounds of it."""
-    return suite.startswith("autoattack")
 
 
 def repeat_command(target: str, options: Mapping[str, Any]) -> str:

@@ -29,7 +29,7 @@ from .probes import PROBED, probe
 from .protocol import protocol_of, weights_hash
 from .results import read_results, set_aside, write_results
 from .stored import StoredImages, about, discard, refuse_unless_stored, was_storing
-from .suites import SUITES, Member, with_float32_search
+from .suites import SUITES, Member, is_full, with_float32_search
 from .summary import outcomes, standing, summarize
 from .transfer import transfer_members
 
@@ -241,7 +241,7 @@ def _fitting(members: list[Member], classes: int, suite: str) -> tuple[list[Memb
     if members and not fitting:
         given, allowed = f"{suite} on a net of {classes} classes", f"a suite with an attack for {classes} classes"
         raise UserError("--suite", given, allowed, "--suite quick")
-    severity = "warning" if suite.startswith("autoattack") else None
+    severity = "warning" if is_full(suite) else None
     left_out = {"few_classes": few, "many_classes": many}
     return fitting, [
         flag(name, f"{classes} classes: left out {', '.join(names)}", severity)

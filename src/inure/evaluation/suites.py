@@ -148,6 +148,11 @@ def with_float32_search(members: list[Member], threat: Geometry, classes: int) -
     return [*(m for m in members if m not in square), last, *square] if members else []
 
 
+def is_full(suite: str) -> bool:
+    """Whether it is a version of AutoAttack; all others are upper bounds of it."""
+    return suite.startswith("autoattack")
+
+
 SUITES: dict[str, Callable[[Geometry], list[Member]]] = {
     "clean": _clean,
     "fgsm": _fgsm,
