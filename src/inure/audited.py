@@ -15,6 +15,7 @@ from .data import ImageSet
 from .evaluation.audit import audit, draw
 from .evaluation.cascade import repeatable
 from .evaluation.examples import Examples
+from .evaluation.flags import severe
 from .evaluation.nets import count_classes, prepared
 from .evaluation.protocol import weights_hash
 from .evaluation.results import AUDIT, AUDIT_PICTURE, SUMMARY
@@ -98,6 +99,6 @@ def _with(summary: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
     passed = [check["passed"] for check in found["checks"]]
     return summary | {
         "flags": flags,
-        "verified": not any(flag["severity"] == "severe" for flag in flags),
+        "verified": not severe(flags),
         "audit": {"passed": passed.count(True), "failed": passed.count(False), "undecided": passed.count(None)},
     }
