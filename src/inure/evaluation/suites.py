@@ -139,13 +139,18 @@ def with_float32_search(members: list[Member], threat: Geometry, classes: int) -
     APGD towards 3 classes, on the margin where there are fewer than 4; before Square, which is dear and decides in
     float32 anyway. It averages over as many forwards as the others.
     """
-    samples = max((getattr(m.attack, "eot_samples", 1) for m in members), default=1)
-    search = APGD(threat=threat, steps=100, keep="worst", eot_samples=samples)
+    search = APGD(threat=threat, steps=100, keep="worst", eot_samples=votes_of(members))
     last = Member("apgd-t-float32", Targeted(threat=threat, search=search, targets=3), targeted_dlr, 4, None, True)
     if classes < last.classes:
         last = Member("apgd-margin-float32", search, unbounded_margin, in_float32=True)
     square = [m for m in members if isinstance(m.attack, Square)]
     return [*(m for m in members if m not in square), last, *square] if members else []
+
+
+def votes_of(members: list[Member]) -> int:
+    """Over how many forwards attacks average, and so must verdicts."""
+    searches = [m.attack.search if isinstance(m.attack, Targeted) else m.attack for m in members]
+    return max((getattr(search, "eot_samples", 1) for search in searches), default=1)
 
 
 def is_full(suite: str) -> bool:
