@@ -17,6 +17,9 @@ from ..losses import cross_entropy, dlr, hard, margin, targeted_dlr, targeted_ma
 from ..threat import L1, L2, Geometry
 from ..types import Labels, Logits, PerExample
 
+WHOLE_BATCH = PGD | FGSM
+"""Attacks that work on all images of a batch to the end; the others look at predictions, and some images leave."""
+
 
 class Member(NamedTuple):
     """One attack of a suite."""
