@@ -43,9 +43,7 @@ def verify_target(
         UserError: If the file cannot be read or holds something else, and as ``evaluate_target``.
     """
     found = open_target(target, threat or open_stored(path).about.get("threat"), mode, weights)
-    images = find_images(found.run, found.classifier, data)
-    if examples is not None:
-        images = images.head(examples)
+    images = find_images(found.run, found.classifier, data).head(examples)
     place, every = device_of(device), Examples.of(images, None)
     model, plain = prepared(found.classifier, images, found.mix, place, channels_last=_channels_last(path))
     count_classes(model, every, place)

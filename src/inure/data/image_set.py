@@ -105,11 +105,13 @@ class ImageSet:
         accepted = None if self.accepted is None else self.accepted[rows]
         return replace(self, labels=self.labels[rows], index=self.index[rows], pixels=pixels, accepted=accepted)
 
-    def head(self, n: int) -> "ImageSet":
-        """The first ``n`` images, or all of them if there are fewer."""
-        assert n >= 0
+    def head(self, n: int | None) -> "ImageSet":
+        """The first ``n`` images, or all of them if there are fewer or ``n`` is None."""
+        assert n is None or n >= 0
+        if n is None or n >= len(self):
+            return self
         if not isinstance(self.pixels, Tensor):
-            return self.subset(torch.arange(min(n, len(self))))
+            return self.subset(torch.arange(n))
         accepted = None if self.accepted is None else self.accepted[:n]
         return replace(self, labels=self.labels[:n], index=self.index[:n], pixels=self.pixels[:n], accepted=accepted)
 
