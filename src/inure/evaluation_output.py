@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from rich.console import Console
 from rich.markup import escape
 
 from .averaging.soup import describe_mix
@@ -55,6 +56,11 @@ def show(summary: dict[str, Any], title: str) -> None:
             f"robust accuracy {percent(summary['robust_accuracy'])} of {total} examples (worst case over the attacks"
             f"{'' if is_full(summary['suite']) else '; an upper bound of AutoAttack'})"
         )
+    show_flags(console, summary)
+
+
+def show_flags(console: Console, summary: dict[str, Any]) -> None:
+    """What makes the numbers doubtful, a line each."""
     for raised in summary["flags"]:
         console.print(f"warning: {raised['name']} ({raised['severity']}): {raised['detail']}", markup=False)
     if not summary["verified"]:
