@@ -122,12 +122,8 @@ class L1(Settings):
         return self.project(x + _radius(self.epsilon, x) * _share(noise, x) * direction, x)
 
     def ascend(self, x_adv: Images, grad: Tensor, step_size: float | Tensor) -> Images:
-        """A step of L1 length ``step_size``, shared equally by the coordinates with the largest gradients.
-
-        Coordinates that stand at a bound of [0, 1] and would leave it do not count.
-        """
-        stuck = ((x_adv >= 1 - _AT_BOUND) & (grad > 0)) | ((x_adv <= _AT_BOUND) & (grad < 0))
-        flat = grad.masked_fill(stuck, 0).flatten(1)
+        """A step of L1 length ``step_size``, shared equally by the coordinates with the largest gradients that can."""
+        flat = movable(x_adv, grad).flatten(1)
         count = max(1, int(self.sparsity * flat.shape[1]))
         top = flat.abs().topk(count, dim=1).indices
         move = torch.zeros_like(flat).scatter_(1, top, flat.gather(1, top).sign())
@@ -204,6 +200,11 @@ def _round_towards(x: Images, delta: Tensor) -> Images:
     """The sum, rounded towards x: rounding errors of thousands of pixels must not add up to leave an L1 ball."""
     moved = x + delta
     return torch.where((moved - x).abs() > delta.abs(), torch.nextafter(moved, x), moved)
+
+
+def movable(x_adv: Images, grad: Tensor) -> Tensor:
+    """The gradient without the coordinates that stand at a bound of [0, 1] and would leave it."""
+    return grad.masked_fill(((x_adv >= 1 - _AT_BOUND) & (grad > 0)) | ((x_adv <= _AT_BOUND) & (grad < 0)), 0)
 
 
 def unit(v: Tensor) -> Tensor:
