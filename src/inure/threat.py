@@ -122,7 +122,7 @@ class L1(Settings):
         return self.project(x + _radius(self.epsilon, x) * _share(noise, x) * direction, x)
 
     def ascend(self, x_adv: Images, grad: Tensor, step_size: float | Tensor) -> Images:
-        """A step of L1 length ``step_size``, shared equally by the coordinates with the largest gradients that can."""
+        """A step of L1 length ``step_size``, shared equally by the coordinates with the largest gradients among the movable."""
         flat = movable(x_adv, grad).flatten(1)
         count = max(1, int(self.sparsity * flat.shape[1]))
         top = flat.abs().topk(count, dim=1).indices
@@ -205,6 +205,13 @@ def _round_towards(x: Images, delta: Tensor) -> Images:
 def movable(x_adv: Images, grad: Tensor) -> Tensor:
     """The gradient without the coordinates that stand at a bound of [0, 1] and would leave it."""
     return grad.masked_fill(((x_adv >= 1 - _AT_BOUND) & (grad > 0)) | ((x_adv <= _AT_BOUND) & (grad < 0)), 0)
+
+
+def at_distance(threat: Geometry, distance: float | Tensor, x: Images, noise: Noise) -> Tensor:
+    """Points so far from ``x`` (a number or (B,)) in random directions; they may be outside [0, 1]."""
+    away = 2 * noise.uniform(x) - 1 if isinstance(threat, Linf) else noise.normal(x)
+    norm = threat.distance(away, torch.zeros_like(away)).clamp_min(_TINY)
+    return x + (distance / norm).view(-1, 1, 1, 1) * away
 
 
 def unit(v: Tensor) -> Tensor:
