@@ -45,8 +45,7 @@ def analyze(
     run = None if ".py:" in target else Run.open(Path(target), "TARGET")
     classifier = load(target, weights)
     geometry = find_threat(run, threat)
-    images = find_images(run, classifier, data)
-    images = images.head(examples) if examples is not None else images
+    images = find_images(run, classifier, data).head(examples)
     folder = out or (run.path / "analyses" / name if run else None)
     if folder is None:
         raise UserError("--out", "nothing", "a folder for the results of file.py:function", "--out results")

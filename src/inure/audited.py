@@ -15,9 +15,10 @@ from .data import ImageSet
 from .evaluation.audit import audit, draw
 from .evaluation.cascade import repeatable
 from .evaluation.examples import Examples
+from .evaluation.flags import severe
 from .evaluation.nets import count_classes, prepared
-from .evaluation.protocol import weights_hash
 from .evaluation.results import AUDIT, AUDIT_PICTURE, SUMMARY
+from .evaluation.suites import SUITES, votes_of
 from .evaluation.transfer import transfer_members
 from .threat import Geometry
 
@@ -52,14 +53,14 @@ def add_audit(
     if found is None:
         # Drawn by their index: the first ones may all be of one class
         examples = Examples.of(images.subset(Examples.of(images, None).sample(_SIZE)), None)
-        model, plain = prepared(net, images, mode, device)
+        model, _ = prepared(net, images, mode, device)
         members = []
         if sources:
             members = transfer_members(
                 sources, threat, examples, classes=count_classes(model, examples, device),
-                attacked=weights_hash(plain), device=device,
+                attacked=of["weights_hash"], device=device,
             )  # fmt: skip
-        averages = any(attack.get("eot_samples", 1) > 1 for attack in summary["protocol"]["attacks"])
+        averages = votes_of(SUITES[summary["suite"]](threat)) > 1
         with Bars(quiet=quiet) as bars, repeatable(device):
             result = audit(
                 model, examples, threat=threat, seed=seed, batch_size=batch_size, device=device, bars=bars,
@@ -98,6 +99,6 @@ def _with(summary: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
     passed = [check["passed"] for check in found["checks"]]
     return summary | {
         "flags": flags,
-        "verified": not any(flag["severity"] == "severe" for flag in flags),
+        "verified": not severe(flags),
         "audit": {"passed": passed.count(True), "failed": passed.count(False), "undecided": passed.count(None)},
     }

@@ -4,11 +4,13 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from rich.console import Console
 from rich.markup import escape
 
 from .averaging.soup import describe_mix
 from .console import percent, stderr, table, with_interval
 from .evaluation import wilson
+from .evaluation.suites import is_full
 
 
 def title_of(target: str, summary: dict[str, Any]) -> str:
@@ -16,11 +18,6 @@ def title_of(target: str, summary: dict[str, Any]) -> str:
     mode = summary["mode"]
     text = describe_mix(mode) if isinstance(mode, dict) else mode
     return f"{target}{f', mode {text},' if text else ''} under {summary['threat']}"
-
-
-def is_full(suite: str) -> bool:
-    """Whether it is a version of AutoAttack; all others are upper bounds of it."""
-    return suite.startswith("autoattack")
 
 
 def repeat_command(target: str, options: Mapping[str, Any]) -> str:
@@ -59,6 +56,11 @@ def show(summary: dict[str, Any], title: str) -> None:
             f"robust accuracy {percent(summary['robust_accuracy'])} of {total} examples (worst case over the attacks"
             f"{'' if is_full(summary['suite']) else '; an upper bound of AutoAttack'})"
         )
+    show_flags(console, summary)
+
+
+def show_flags(console: Console, summary: dict[str, Any]) -> None:
+    """What makes the numbers doubtful, a line each."""
     for raised in summary["flags"]:
         console.print(f"warning: {raised['name']} ({raised['severity']}): {raised['detail']}", markup=False)
     if not summary["verified"]:

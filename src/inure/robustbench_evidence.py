@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from .data.shifts import SHIFTS
 from .data.spec import parse_spec
 from .errors import UserError
+from .evaluation.flags import severe
 from .evaluation.protocol import weights_hash
 from .models import Classifier
 from .run import Run
@@ -117,7 +118,7 @@ def _mistake(run: Run, path: Path, summary: dict[str, Any], digest: str, mode: A
     if low := summary["protocol"].get("search_precision"):
         return 2, UserError("RUN", f"{where}, attacked in {low}", "attacks in float32", "no --search-precision")
     if not summary["verified"]:
-        raised = ", ".join(found["name"] for found in summary["flags"] if found["severity"] == "severe")
+        raised = ", ".join(severe(summary["flags"]))
         return 3, UserError("RUN", f"{where}, which is unverified ({raised})", "an evaluation without severe flags")
     return None
 

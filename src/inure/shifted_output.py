@@ -9,6 +9,7 @@ from . import files
 from .console import markdown, percent, stderr, table, with_interval
 from .drawing import heat_map, png
 from .evaluation.results import SUMMARY
+from .evaluation_output import show_flags
 
 TABLE, PICTURE = "table.md", "heatmap.png"
 FILES = (TABLE, PICTURE)
@@ -66,10 +67,7 @@ def show_sets(summary: dict[str, Any], title: str) -> None:
     console = stderr()
     console.print(f"{title}, {summary['mean']['sets']} sets", markup=False, style="italic", soft_wrap=True)
     console.print(table("", columns, rows))
-    for raised in summary["flags"]:
-        console.print(f"warning: {raised['name']} ({raised['severity']}): {raised['detail']}", markup=False)
-    if not summary["verified"]:
-        console.print("unverified: a severe flag was raised (docs: How to read a robustness number)", markup=False)
+    show_flags(console, summary)
 
 
 def measured_in(summary: dict[str, Any]) -> list[str]:

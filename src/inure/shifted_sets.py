@@ -13,6 +13,7 @@ from .data import ImageSet
 from .data.named_sets import NamedSet
 from .errors import UserError, unknown_name
 from .evaluation import SUITES, Evaluation, Workers, evaluate
+from .evaluation.flags import severe
 from .evaluation.journal import Journal
 from .evaluation.results import SUMMARY, set_aside
 from .evaluation.stored import discard
@@ -190,7 +191,7 @@ def _summarize(
         "sets": [_entry(*row) for row in zip(sets, found, folders, strict=True)],
         "flags": flags,
         "seconds": sum(result.summary["seconds"] for result in every),
-        "verified": not any(flag["severity"] == "severe" for flag in flags),
+        "verified": not severe(flags),
         **fixed,
         "protocol": _common_protocol(every, clean) | {"suite": fixed["suite"]},
     }

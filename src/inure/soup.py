@@ -220,7 +220,7 @@ def _images(runs: Sequence[Run], data: str | None, examples: int | None) -> Imag
         raise UserError("--data", "nothing", "images to choose by: these runs held out different ones", "--data SPEC")
     else:
         images = recipe.data.load_training(img_size)[1]
-    return images.head(examples) if examples is not None else images
+    return images.head(examples)
 
 
 def _equal(members: Sequence[str], domains: Sequence[str] = ()) -> Weights:

@@ -187,8 +187,7 @@ def _images_of(
         raise UserError("--shift", "nothing", allowed, "--shift SPEC")
     images = None
     if family != SHIFTED or data is not None:
-        images = find_images(target.run, target.classifier, data)
-        images = images if examples is None else images.head(examples)
+        images = find_images(target.run, target.classifier, data).head(examples)
     if family == CORRUPTED:
         assert images is not None
         return images, corruptions_of(images)

@@ -45,16 +45,16 @@ class Linf(Settings):
 
     def random_start(self, x: Images, noise: Noise) -> Images:
         """Uniform in the ball, then clamped to [0, 1]."""
-        radius = _radius(self.epsilon, x)
+        radius = per_image(self.epsilon, x)
         return self.project(x + radius * (2 * noise.uniform(x) - 1), x)
 
     def ascend(self, x_adv: Images, grad: Tensor, step_size: float | Tensor) -> Images:
         """A step along the sign of the gradient; a zero gradient does not move."""
-        return x_adv + _radius(step_size, x_adv) * grad.sign()
+        return x_adv + per_image(step_size, x_adv) * grad.sign()
 
     def project(self, x_adv: Images, x: Images) -> Images:
         """The nearest point of the ball and of [0, 1]: ball first, then box."""
-        radius = _radius(self.epsilon, x)
+        radius = per_image(self.epsilon, x)
         return torch.clamp(torch.clamp(x_adv, x - radius, x + radius), 0, 1)
 
     def distance(self, x_adv: Images, x: Images) -> PerExample:
@@ -76,11 +76,11 @@ class L2(Settings):
 
     def random_start(self, x: Images, noise: Noise) -> Images:
         """Uniform in the ball (a Gaussian direction, radius epsilon * U^(1/d)), then clamped to [0, 1]."""
-        return self.project(x + _radius(self.epsilon, x) * _share(noise, x) * unit(noise.normal(x)), x)
+        return self.project(x + per_image(self.epsilon, x) * _share(noise, x) * unit(noise.normal(x)), x)
 
     def ascend(self, x_adv: Images, grad: Tensor, step_size: float | Tensor) -> Images:
         """A step of length ``step_size`` along the gradient; a zero gradient does not move."""
-        return x_adv + _radius(step_size, x_adv) * unit(grad)
+        return x_adv + per_image(step_size, x_adv) * unit(grad)
 
     def project(self, x_adv: Images, x: Images) -> Images:
         """Scaled into the ball, then clamped to [0, 1].
@@ -90,7 +90,7 @@ class L2(Settings):
         """
         delta = x_adv - x
         norm = delta.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-        radius = _radius(self.epsilon, x)
+        radius = per_image(self.epsilon, x)
         # Points inside keep their bits, and scaled ones end a rounding error inside: projecting twice changes nothing
         scaled = x + delta * (radius * _INSIDE / norm.clamp_min(_TINY))
         return torch.where(norm > radius + _ROUNDING, scaled, x_adv).clamp(0, 1)
@@ -119,26 +119,22 @@ class L1(Settings):
         magnitude = -torch.log1p(-noise.uniform(x))
         direction = magnitude * torch.where(noise.uniform(x) < 0.5, -1.0, 1.0).to(x)
         direction = direction / direction.abs().flatten(1).sum(1).clamp_min(_TINY).view(-1, 1, 1, 1)
-        return self.project(x + _radius(self.epsilon, x) * _share(noise, x) * direction, x)
+        return self.project(x + per_image(self.epsilon, x) * _share(noise, x) * direction, x)
 
     def ascend(self, x_adv: Images, grad: Tensor, step_size: float | Tensor) -> Images:
-        """A step of L1 length ``step_size``, shared equally by the coordinates with the largest gradients.
-
-        Coordinates that stand at a bound of [0, 1] and would leave it do not count.
-        """
-        stuck = ((x_adv >= 1 - _AT_BOUND) & (grad > 0)) | ((x_adv <= _AT_BOUND) & (grad < 0))
-        flat = grad.masked_fill(stuck, 0).flatten(1)
+        """A step of L1 length ``step_size``, shared equally by the ``movable`` coordinates of the largest gradients."""
+        flat = movable(x_adv, grad).flatten(1)
         count = max(1, int(self.sparsity * flat.shape[1]))
         top = flat.abs().topk(count, dim=1).indices
         move = torch.zeros_like(flat).scatter_(1, top, flat.gather(1, top).sign())
         move = move / move.abs().sum(1, keepdim=True).clamp_min(1)
-        return x_adv + _radius(step_size, x_adv) * move.view_as(x_adv)
+        return x_adv + per_image(step_size, x_adv) * move.view_as(x_adv)
 
     def project(self, x_adv: Images, x: Images) -> Images:
         """The nearest point of the ball and [0, 1] together, exactly (a water level found by sorting)."""
         delta = (x_adv - x).flatten(1)
         room = torch.where(delta > 0, 1 - x.flatten(1), x.flatten(1)).clamp_min(0)
-        radius = self.epsilon.to(x).view(-1, 1) if isinstance(self.epsilon, Tensor) else self.epsilon
+        radius = per_image(self.epsilon, delta)
         level = _water_level(delta.abs(), room, radius)
         size = torch.minimum((delta.abs() - level).clamp_min(0), room)
         # Rounding in the sums may leave the total a hair above the radius; shrinking keeps the box, and points
@@ -190,9 +186,9 @@ def _not_negative(value: float) -> float:
     return value
 
 
-def _radius(value: float | Tensor, x: Images) -> float | Tensor:
-    """A number as it is (as a tensor it would be copied to the device at each step), (B,) as (B, 1, 1, 1)."""
-    return value.to(x).view(-1, 1, 1, 1) if isinstance(value, Tensor) and value.ndim else value
+def per_image(value: float | Tensor, x: Tensor) -> float | Tensor:
+    """A number as it is (as a tensor it would be copied to the device at each step), (B,) as (B, 1, ...) beside x."""
+    return value.to(x).view(-1, *[1] * (x.ndim - 1)) if isinstance(value, Tensor) and value.ndim else value
 
 
 def _share(noise: Noise, x: Images) -> Tensor:
@@ -204,6 +200,18 @@ def _round_towards(x: Images, delta: Tensor) -> Images:
     """The sum, rounded towards x: rounding errors of thousands of pixels must not add up to leave an L1 ball."""
     moved = x + delta
     return torch.where((moved - x).abs() > delta.abs(), torch.nextafter(moved, x), moved)
+
+
+def movable(x_adv: Images, grad: Tensor) -> Tensor:
+    """The gradient without the coordinates that stand at a bound of [0, 1] and would leave it."""
+    return grad.masked_fill(((x_adv >= 1 - _AT_BOUND) & (grad > 0)) | ((x_adv <= _AT_BOUND) & (grad < 0)), 0)
+
+
+def at_distance(threat: Geometry, distance: float | Tensor, x: Images, noise: Noise) -> Tensor:
+    """Points so far from ``x`` (a number or (B,)) in random directions; they may be outside [0, 1]."""
+    away = 2 * noise.uniform(x) - 1 if isinstance(threat, Linf) else noise.normal(x)
+    norm = threat.distance(away, torch.zeros_like(away)).clamp_min(_TINY)
+    return x + (distance / norm).view(-1, 1, 1, 1) * away
 
 
 def unit(v: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """``inure evaluate --verify``: a stored set of adversarial images, checked and judged anew."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ from .console import Bars, stderr, table, with_interval
 from .evaluation.examples import Examples
 from .evaluation.nets import count_classes, prepared
 from .evaluation.protocol import weights_hash
-from .evaluation.results import SUMMARY
+from .evaluation.results import read_files
 from .evaluation.stored_check import verify_stored
 from .evaluation.stored_reader import open_stored
 from .target import device_of, find_images, open_target
@@ -43,9 +42,7 @@ def verify_target(
         UserError: If the file cannot be read or holds something else, and as ``evaluate_target``.
     """
     found = open_target(target, threat or open_stored(path).about.get("threat"), mode, weights)
-    images = find_images(found.run, found.classifier, data)
-    if examples is not None:
-        images = images.head(examples)
+    images = find_images(found.run, found.classifier, data).head(examples)
     place, every = device_of(device), Examples.of(images, None)
     model, plain = prepared(found.classifier, images, found.mix, place, channels_last=_channels_last(path))
     count_classes(model, every, place)
@@ -63,11 +60,8 @@ def verify_target(
 
 def _channels_last(path: Path) -> bool:
     """Whether the evaluation beside the file ran so: other last bits could turn an image at the boundary."""
-    summary = path.parent / SUMMARY
-    try:
-        return json.loads(summary.read_text(encoding="utf-8"))["protocol"].get("memory_format") == "channels_last"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
+    beside = read_files(path.parent)
+    return beside is not None and beside[1].get("protocol", {}).get("memory_format") == "channels_last"
 
 
 def _show(finding: dict[str, Any], title: str) -> None:

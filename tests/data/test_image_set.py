@@ -53,7 +53,7 @@ def test_head_is_the_first_rows(either):
     images, _ = either
     assert images.head(3).index.tolist() == [0, 1, 2]
     assert torch.equal(images.head(3).batch(torch.arange(3)), images.batch(torch.arange(3)))
-    assert len(images.head(99)) == 10
+    assert len(images.head(99)) == len(images.head(None)) == 10
 
 
 def test_a_set_can_be_pickled(either):

@@ -6,7 +6,6 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from ..attacks import FGSM, PGD
 from ..config import Settings
 from ..console import percent, with_interval
 from ..drawing import heat_map, png
@@ -15,6 +14,7 @@ from ..evaluation import SUITES, Member, wilson
 from ..evaluation.examples import Examples
 from ..evaluation.metered import Metered
 from ..evaluation.nets import in_float32
+from ..evaluation.suites import WHOLE_BATCH
 from ..evaluation.verdicts import judge
 from ..load import refuse_mode
 from ..models.modes import attack_mode, frozen
@@ -65,7 +65,7 @@ class Transfer(Settings):
         members = SUITES[self.suite](subject.threat)
         if not members:
             raise UserError("suite", self.suite, "a suite that attacks", "pgd20")
-        if any(not isinstance(member.attack, FGSM | PGD) for member in members):
+        if any(not isinstance(member.attack, WHOLE_BATCH) for member in members):
             # Others look at the prediction on their way, and of all modes at once there is none
             raise UserError("suite", self.suite, "a suite of FGSM and PGD alone", "pgd20")
         modes = [parse_mode(name) for name in names]

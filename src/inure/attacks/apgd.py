@@ -13,7 +13,7 @@ from ..errors import UserError
 from ..losses import cross_entropy
 from ..models.modes import frozen
 from ..noise import GeneratorNoise
-from ..threat import L1, Geometry, Linf, ThreatModel
+from ..threat import L1, Geometry, Linf, ThreatModel, at_distance
 from ..types import Crafting, Criterion, Images, Labels, Noise
 from .apgd_steps import Halving, Sparse
 from .climb import Climb
@@ -168,10 +168,7 @@ class APGD(Settings):
             return x.clone()
         if isinstance(threat, L1):
             return threat.project(x + noise.normal(x), x)
-        away = 2 * noise.uniform(x) - 1 if isinstance(threat, Linf) else noise.normal(x)
-        norm = threat.distance(away, torch.zeros_like(away)).clamp_min(1e-12)
-        scale = threat.epsilon / norm
-        return threat.project(x + scale.view(-1, 1, 1, 1) * away, x)
+        return threat.project(at_distance(threat, threat.epsilon, x, noise), x)
 
 
 def _per_example(value: float | Tensor, x: Images) -> Tensor:

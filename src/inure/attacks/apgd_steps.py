@@ -5,7 +5,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..threat import Geometry
+from ..threat import Geometry, movable
 from ..types import Images, PerExample
 from .standing import Standing
 
@@ -15,8 +15,6 @@ _SPARSER = 1.5
 """A step moves this many times fewer coordinates than the best perturbation has; also the factor of a shorter step."""
 _SHORTEST = 10
 _MUCH_SPARSER = 0.95
-_AT_BOUND = 1e-5
-"""This near to 0 or 1 a pixel cannot move on: the projection stops up to 1e-6 short."""
 
 
 class Climber(Protocol):
@@ -114,8 +112,7 @@ class Sparse:
 
     def move(self, run: Climber, k: int) -> Images:
         """The next point."""
-        grad, x_adv = run.grad.flatten(1), run.x_adv.flatten(1)
-        grad = grad.masked_fill(((x_adv >= 1 - _AT_BOUND) & (grad > 0)) | ((x_adv <= _AT_BOUND) & (grad < 0)), 0)
+        grad = movable(run.x_adv, run.grad).flatten(1)
         count = (self._share * grad.shape[1]).long().clamp_min(1)
         least = grad.abs().sort(1, descending=True).values.gather(1, count[:, None] - 1)
         signs = torch.where(grad.abs() >= least, grad.sign(), 0.0)

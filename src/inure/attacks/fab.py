@@ -12,7 +12,7 @@ from ..errors import UserError
 from ..losses import hard, margin
 from ..models.modes import frozen
 from ..noise import GeneratorNoise
-from ..threat import Linf, ThreatModel
+from ..threat import Linf, ThreatModel, at_distance
 from ..types import Crafting, Criterion, Images, Labels, Logits, Noise, PerExample
 from .closest import Closest
 from .fab_walk import Walk
@@ -159,8 +159,5 @@ class FAB(Settings):
 
     def _start(self, closest: Closest, noise: Noise) -> Images:
         """At half the distance that there is to beat, in a random direction."""
-        x = closest.x
-        away = 2 * noise.uniform(x) - 1 if self.threat.kind == "linf" else noise.normal(x)
-        norm = self.threat.distance(away, torch.zeros_like(away)).clamp_min(1e-12)
-        scale = torch.minimum(closest.distance, closest.limit) / (2 * norm)
-        return (x + scale.view(-1, 1, 1, 1) * away).clamp(0, 1)
+        half = torch.minimum(closest.distance, closest.limit) / 2
+        return at_distance(self.threat, half, closest.x, noise).clamp(0, 1)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..threat import L1, Geometry, Linf
+from ..threat import L1, Geometry, Linf, per_image
 from ..types import Images, Noise
 
 _TINY = 1e-12
@@ -115,9 +115,7 @@ def _moved(delta: Tensor, bumps: Tensor, first: Tensor, second: Tensor, threat: 
     power, channels = _power(threat), delta.shape[1]
     inside, rest = delta.gather(2, first), delta.scatter(2, first, 0.0)
     windows = _mass(inside, power) + _mass(rest.gather(2, second), power)
-    epsilon = threat.epsilon
-    radius = epsilon.to(delta).view(-1, 1, 1) if isinstance(epsilon, Tensor) and epsilon.ndim else epsilon
-    unused = (radius**power - _mass(delta, power).sum(1, keepdim=True)).clamp_min(0)
+    unused = (per_image(threat.epsilon, delta) ** power - _mass(delta, power).sum(1, keepdim=True)).clamp_min(0)
     new = bumps + inside / _norm(inside, power)
     new = new / _norm(new, power) * (unused / channels + windows) ** (1 / power)
     if power == 1:
@@ -129,17 +127,12 @@ def _to_the_radius(threat: Geometry, x: Images, delta: Tensor) -> Images:
     """L2: scaled up or down to the radius, then clamped to [0, 1]. L1: the nearest point of ball and box."""
     if not isinstance(threat, L1):
         size = delta.flatten(1).norm(dim=1).clamp_min(_TINY).view(-1, 1, 1, 1)
-        delta = delta / size * _radius(threat, x)
+        delta = delta / size * per_image(threat.epsilon, x)
     return threat.project(x + delta, x)
 
 
 def _corner(threat: Linf, x: Images, signs: Tensor) -> Images:
-    return (x + _radius(threat, x) * signs).clamp(0, 1)
-
-
-def _radius(threat: Geometry, x: Images) -> float | Tensor:
-    epsilon = threat.epsilon
-    return epsilon.to(x).view(-1, 1, 1, 1) if isinstance(epsilon, Tensor) and epsilon.ndim else epsilon
+    return (x + per_image(threat.epsilon, x) * signs).clamp(0, 1)
 
 
 def _power(threat: Geometry) -> int:

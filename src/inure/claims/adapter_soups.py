@@ -25,8 +25,7 @@ def front(lab: Lab) -> Verdict:
     for seed in lab.seeds:
         run = lab.trained("vit_token", VIT[lab.scale] + kinds("cls_token"), seed)
         recipe, net = run.recipe(), load(run.path)
-        images = recipe.data.load_test(recipe.model.img_size)
-        images = images if lab.examples is None else images.head(lab.examples)
+        images = recipe.data.load_test(recipe.model.img_size).head(lab.examples)
         threat, mixes = recipe.evaluation.threat, affine_grid(net.domains, "0:1:0.1")[::-1]
         with Bars(quiet=lab.quiet) as bars:
             found = sweep(

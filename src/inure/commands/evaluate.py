@@ -66,7 +66,6 @@ def evaluate(
     +SUITE attack each: corruptions+quick. --verify exits with 3 where a stored set is not what it claims to be.
     """
     from ..target import evaluate_target
-    from ..verify import verify_target
 
     if fail_under is not None and not 0 <= fail_under <= 1:
         raise UserError("--fail-under", fail_under, "a fraction in [0, 1]", "0.4")
@@ -76,6 +75,8 @@ def evaluate(
         for name, value in (("--suite", suite), ("--audit", audit), ("--store-adversarial", store_adversarial)):
             if value:
                 raise UserError(name, "with --verify", f"no {name}: a stored set is checked, nothing is attacked")
+        from ..verify import verify_target
+
         finding = verify_target(
             target, verify, data=data, examples=examples, threat=threat, mode=mode, weights=weights, out=out,
             batch_size=batch_size, device=device, quiet=quiet,
@@ -89,6 +90,7 @@ def evaluate(
         channels_last=channels_last, device=device, devices=devices, quiet=quiet,
     )  # fmt: skip
     from ..engine import is_child
+    from ..evaluation.flags import severe
 
     if is_child():
         return 0
@@ -96,7 +98,7 @@ def evaluate(
     gate = summary.get("mean", summary)  # of several sets, over all of them
     accuracy = gate["robust_accuracy"] if gate["robust_accuracy"] is not None else gate["clean_accuracy"]
     if fail_under is not None and not summary["verified"]:
-        names = ", ".join(raised["name"] for raised in summary["flags"] if raised["severity"] == "severe")
+        names = ", ".join(severe(summary["flags"]))
         print(f"inure: --fail-under: accuracy {accuracy:.4f} is not verified: {names}", file=sys.stderr)
         return 3
     return _gate(accuracy, fail_under)

@@ -115,11 +115,13 @@ class ImageSet:
         chosen = replace(self, labels=labels, class_names=tuple(self.class_names[k] for k in classes))
         return chosen.subset((labels >= 0).nonzero().flatten())
 
-    def head(self, n: int) -> "ImageSet":
-        """The first ``n`` images, or all of them if there are fewer."""
-        assert n >= 0
+    def head(self, n: int | None) -> "ImageSet":
+        """The first ``n`` images, or all of them if there are fewer or ``n`` is None."""
+        assert n is None or n >= 0
+        if n is None or n >= len(self):
+            return self
         if not isinstance(self.pixels, Tensor):
-            return self.subset(torch.arange(min(n, len(self))))
+            return self.subset(torch.arange(n))
         accepted = None if self.accepted is None else self.accepted[:n]
         return replace(self, labels=self.labels[:n], index=self.index[:n], pixels=self.pixels[:n], accepted=accepted)
 

@@ -56,8 +56,8 @@ def find_sets(
                 _written(f"{place}@{kind}:{severity}", img_size, examples, setting) for kind, severity in _cells()
             ]
         else:
-            images = load(place, "test", img_size=img_size, setting=setting)
-            found += corruptions_of(images if examples is None else images.head(examples), setting)
+            images = load(place, "test", img_size=img_size, setting=setting).head(examples)
+            found += corruptions_of(images, setting)
     names = [part.name for part in found]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UserError(setting, f"{twice} twice", "every set once")
@@ -93,8 +93,7 @@ def _written(spec: str, img_size: int | None, examples: int | None, setting: str
         base = parsed.place if parsed.split is None else f"{parsed.place}#{parsed.split}"
 
     def read() -> ImageSet:
-        images = load(spec, "test", img_size=img_size, setting=setting)
-        return images if examples is None else images.head(examples)
+        return load(spec, "test", img_size=img_size, setting=setting).head(examples)
 
     return NamedSet(spec, base, kind, severity, read, partial(load_labels, spec, "test", setting=setting))
 

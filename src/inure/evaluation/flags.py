@@ -6,7 +6,7 @@ reference's (AutoAttack, Croce and Hein, 2020, arXiv:2003.01690), the others our
 (``probes.py``), by the cascade (``summary.py``) and by the audit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 _WITHOUT_GRADIENTS = ("square", "transfer")
@@ -80,6 +80,11 @@ FLAGS = {
 def flag(name: str, detail: str, severity: str | None = None) -> dict[str, str]:
     """One flag; its severity is the rule's unless a caller knows better."""
     return {"name": name, "severity": severity or FLAGS[name].severity, "detail": detail}
+
+
+def severe(flags: Iterable[dict[str, str]]) -> list[str]:
+    """The names of the severe flags. Where there is none a number is verified."""
+    return [found["name"] for found in flags if found["severity"] == "severe"]
 
 
 def beaten_white_box(standing: Sequence[tuple[str, int]], total: int) -> list[dict[str, str]]:

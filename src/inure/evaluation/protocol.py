@@ -27,6 +27,7 @@ def weights_hash(model: nn.Module) -> str:
 
 def protocol_of(
     model: nn.Module,
+    weights: str,
     examples: Examples,
     members: list[Member],
     suite: str,
@@ -39,7 +40,7 @@ def protocol_of(
     channels_last: bool = False,
     source_hash: str | None = None,
 ) -> dict[str, Any]:
-    """The entry ``protocol`` of ``summary.json``."""
+    """The entry ``protocol`` of ``summary.json``; ``weights`` is the ``weights_hash`` of ``model``."""
     readout = model.readout if isinstance(model, Classifier) else None
     return {
         "suite": suite,
@@ -58,7 +59,7 @@ def protocol_of(
         "examples": len(examples),
         "data_hash": examples.data_hash,
         "index_hash": hashlib.sha256(examples.index.contiguous().numpy().data).hexdigest(),
-        "weights_hash": weights_hash(model),
+        "weights_hash": weights,
         "device": device.type,
         "versions": {"inure": metadata.version("inure"), "torch": torch.__version__},
     }

@@ -46,12 +46,15 @@ def read_results(folder: Path, protocol: dict[str, Any]) -> tuple[pa.Table, dict
     Raises:
         UserError: If it was made under another protocol.
     """
-    if unfinished(folder):
-        return None
+    found = None if unfinished(folder) else read_files(folder)
+    if found is not None:
+        refuse_other_protocol(found[1].get("protocol", {}), protocol)
+    return found
+
+
+def read_files(folder: Path) -> tuple[pa.Table, dict[str, Any]] | None:
+    """The table and the summary that lie there, whatever they are of; None if they cannot be read."""
     try:
-        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-        table = pq.read_table(folder / OUTCOMES)
+        return pq.read_table(folder / OUTCOMES), json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    refuse_other_protocol(summary.get("protocol", {}), protocol)
-    return table, summary

@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from ..attacks import Targeted, Transferred
+from ..attacks import Transferred
 from ..console import Bars
 from ..data import ImageSet
 from ..errors import UserError, unknown_name
@@ -29,7 +29,7 @@ from .probes import PROBED, probe
 from .protocol import protocol_of, weights_hash
 from .results import read_results, set_aside, write_results
 from .stored import StoredImages, about, discard, refuse_unless_stored, was_storing
-from .suites import SUITES, Member, with_float32_search
+from .suites import SUITES, Member, is_full, votes_of, with_float32_search
 from .summary import outcomes, standing, summarize
 from .transfer import transfer_members
 
@@ -133,11 +133,11 @@ def evaluate(
     if search_dtype is not None and members:
         members = with_float32_search(members, threat, classes)
         doubts.append(flag("low_precision_search", f"attacks searched in {search_precision}: they may be weaker"))
+    weights, votes = weights_hash(model), votes_of(members)
     if sources:
-        attacked = weights_hash(model)
-        members += transfer_members(sources, threat, examples, classes=classes, attacked=attacked, device=place)
+        members += transfer_members(sources, threat, examples, classes=classes, attacked=weights, device=place)
     protocol = protocol_of(
-        model, examples, members, suite, threat, seed, mode, place,
+        model, weights, examples, members, suite, threat, seed, mode, place,
         search_precision=search_precision, channels_last=channels_last, source_hash=source_hash,
     )  # fmt: skip
     if resume and out is not None and (finished := read_results(out, protocol)):
@@ -151,7 +151,7 @@ def evaluate(
         bars.say(f"the results that were in {out} are now in {previous}")
     if members:
         with repeatable(place):
-            doubts += probe(metered, examples, place, averages=_votes(members) > 1, cross_entropy_only=_all_ce(members))
+            doubts += probe(metered, examples, place, averages=votes > 1, cross_entropy_only=_all_ce(members))
             if search_dtype is not None:
                 metered.calibrate(examples.images(examples.sample(PROBED), place), search_dtype)
     # A resume stores where the evaluation was begun so: what is in the file already would be lost
@@ -179,7 +179,7 @@ def evaluate(
             pictures=pictures,
             stored=stored,
             search_dtype=search_dtype,
-            votes=_votes(members),
+            votes=votes,
             advance=bars.attack,
         ).run(members)
     workers.barrier()
@@ -241,19 +241,13 @@ def _fitting(members: list[Member], classes: int, suite: str) -> tuple[list[Memb
     if members and not fitting:
         given, allowed = f"{suite} on a net of {classes} classes", f"a suite with an attack for {classes} classes"
         raise UserError("--suite", given, allowed, "--suite quick")
-    severity = "warning" if suite.startswith("autoattack") else None
+    severity = "warning" if is_full(suite) else None
     left_out = {"few_classes": few, "many_classes": many}
     return fitting, [
         flag(name, f"{classes} classes: left out {', '.join(names)}", severity)
         for name, names in left_out.items()
         if names
     ]
-
-
-def _votes(members: list[Member]) -> int:
-    """Over how many forwards attacks average, and so must verdicts."""
-    searches = [m.attack.search if isinstance(m.attack, Targeted) else m.attack for m in members]
-    return max((getattr(search, "eot_samples", 1) for search in searches), default=1)
 
 
 def _all_ce(members: list[Member]) -> bool:

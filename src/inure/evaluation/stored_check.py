@@ -1,12 +1,10 @@
 """verify_stored(): are the adversarial images of a file what they are said to be, and what does a net make of them?"""
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -21,7 +19,7 @@ from .intervals import wilson
 from .metered import Metered
 from .probes import APART, apart
 from .protocol import weights_hash
-from .results import OUTCOMES, SUMMARY
+from .results import OUTCOMES, SUMMARY, read_files
 from .stored_reader import StoredSet, open_stored
 from .summary import standing
 from .verdicts import TOLERANCE, predictions
@@ -80,7 +78,7 @@ def verify_stored(
             _judge(model, x_adv.to(device), rows, seen)
             if bars is not None:
                 bars.show("verify", start + len(rows), len(examples), unit="images")
-    beside = _Beside.of(path) if stored.about else _Beside()
+    beside = _Beside(*(read_files(path.parent) or ())) if stored.about else _Beside()
     return _finding(seen, stored, beside, threat, weights or weights_hash(model.net))
 
 
@@ -106,14 +104,6 @@ class _Beside:
 
     table: Any = None
     summary: dict[str, Any] | None = None
-
-    @classmethod
-    def of(cls, path: Path) -> "_Beside":
-        try:
-            table = pq.read_table(path.parent / OUTCOMES, columns=["index", "attack", "robust"])
-            return cls(table, json.loads((path.parent / SUMMARY).read_text(encoding="utf-8")))
-        except (OSError, ValueError):
-            return cls()
 
 
 def _refuse_other_shape(stored: StoredSet, examples: Examples, path: Path) -> None:

@@ -17,6 +17,9 @@ from ..losses import cross_entropy, dlr, hard, margin, targeted_dlr, targeted_ma
 from ..threat import L1, L2, Geometry
 from ..types import Labels, Logits, PerExample
 
+WHOLE_BATCH = PGD | FGSM
+"""Attacks that work on all images of a batch to the end; the others look at predictions, and some images leave."""
+
 
 class Member(NamedTuple):
     """One attack of a suite."""
@@ -139,13 +142,23 @@ def with_float32_search(members: list[Member], threat: Geometry, classes: int) -
     APGD towards 3 classes, on the margin where there are fewer than 4; before Square, which is dear and decides in
     float32 anyway. It averages over as many forwards as the others.
     """
-    samples = max((getattr(m.attack, "eot_samples", 1) for m in members), default=1)
-    search = APGD(threat=threat, steps=100, keep="worst", eot_samples=samples)
+    search = APGD(threat=threat, steps=100, keep="worst", eot_samples=votes_of(members))
     last = Member("apgd-t-float32", Targeted(threat=threat, search=search, targets=3), targeted_dlr, 4, None, True)
     if classes < last.classes:
         last = Member("apgd-margin-float32", search, unbounded_margin, in_float32=True)
     square = [m for m in members if isinstance(m.attack, Square)]
     return [*(m for m in members if m not in square), last, *square] if members else []
+
+
+def votes_of(members: list[Member]) -> int:
+    """Over how many forwards attacks average, and so must verdicts."""
+    searches = [m.attack.search if isinstance(m.attack, Targeted) else m.attack for m in members]
+    return max((getattr(search, "eot_samples", 1) for search in searches), default=1)
+
+
+def is_full(suite: str) -> bool:
+    """Whether it is a version of AutoAttack; all others are upper bounds of it."""
+    return suite.startswith("autoattack")
 
 
 SUITES: dict[str, Callable[[Geometry], list[Member]]] = {

@@ -8,7 +8,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from .flags import beaten_white_box, flag
+from .flags import beaten_white_box, flag, severe
 from .intervals import wilson
 
 SCHEMA_VERSION = 1
@@ -82,7 +82,7 @@ def summarize(
         "attacks": attacks,
         "flags": found,
         "seconds": math.fsum(r["seconds"] for r in records),
-        "verified": not any(flag["severity"] == "severe" for flag in found),
+        "verified": not severe(found),
         "calibration": _calibration(records),
         **fixed,
     }

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..attacks import FGSM, PGD
 from ..models import Classifier
 from ..models.modes import attack_mode
 from ..threat import Geometry
@@ -23,12 +22,10 @@ from .cascade import repeatable
 from .examples import Examples
 from .metered import Metered
 from .nets import in_float32
-from .suites import Member
+from .suites import WHOLE_BATCH, Member
 from .verdicts import Verdicts, judge
 
 _NEIGHBOURS = 2
-_WHOLE = PGD | FGSM
-"""Attacks that work on all images of a batch to the end: of the others some images leave, and with them their mix."""
 _KEPT = 1 << 30
 """Bytes of adversarial images that are kept to be tried on neighbours; past them pairs are attacked at once."""
 
@@ -119,7 +116,8 @@ class _Pairs:
         """Judge (P, 2) pairs of a mix and an image."""
         name = member.name if member else "clean"
         done = 0
-        for chunk in self._chunks(pairs, alone=member is not None and not isinstance(member.attack, _WHOLE)):
+        # An image that leaves would take its mix with it
+        for chunk in self._chunks(pairs, alone=member is not None and not isinstance(member.attack, WHOLE_BATCH)):
             x = self.examples.images(chunk[:, 1], self.device)
             verdicts, right = self._verdicts(chunk, x, member)
             if member is None:

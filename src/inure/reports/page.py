@@ -61,11 +61,13 @@ def render(runs: Sequence[RunFiles]) -> str:
 
 
 def _context(runs: Sequence[RunFiles], key: tuple[str, str] | None) -> dict[str, Any]:
+    from ..evaluation.suites import is_full
+
     colours = [RUN_COLOURS[i % len(RUN_COLOURS)] for i in range(len(runs))]
     return {
         "title": title_of(runs),
         "headlines": headlines(runs, key),
-        "bound": key is not None and not key[0].startswith("autoattack"),
+        "bound": key is not None and not is_full(key[0]),
         "notices": notices(runs, key),
         "groups": accuracy_groups(runs),
         "audits": audits(runs),

@@ -6,6 +6,7 @@ from statistics import mean
 from typing import Any
 
 from .figures import CLEAN, ROBUST
+from .notices import is_verified
 from .run_files import EvaluationFiles, RunFiles, dig, number, records, whole
 from .scores import Score, score_of
 from .settings_text import plain, threat_text
@@ -79,7 +80,7 @@ def _part(run: RunFiles, found: EvaluationFiles) -> ShiftedPart | None:
         maps=[_heat_map(sets, kind) for kind in ("clean", "robust")[: 1 + attacked]],
         sets=[(str(e.get("name", "?")), whole(e.get("examples")), *_scores(e, whole(e.get("examples")))) for e in sets],
         attacked=attacked,
-        verified=summary.get("verified") is not False,
+        verified=is_verified(found),
     )
 
 
