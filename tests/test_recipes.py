@@ -17,7 +17,9 @@ from inure.shipped import recipe_tree, shipped_names
 from inure.threat import Linf
 
 SHIPPED = [name for name, _ in shipped_names()]
-SHAPES = {"digits": (1, 8, 8), "cifar10": (3, 32, 32), "imagenette64": (3, 64, 64), "imagenet": (3, 224, 224)}
+SIZES = {"digits": 8, "cifar10": 32, "imagenette64": 64, "imagenette": 224, "imagenet": 224}
+SUCCESSORS = ("mo_", "singh_", "debenedetti_")
+"""What recipes begin with that are called after a paper, not after a method."""
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -26,7 +28,7 @@ def test_every_shipped_recipe_loads_says_what_it_is_and_survives_yaml(name):
     assert len(built.about) > 20
     assert config.build(Recipe, yaml.safe_load(config.to_yaml(config.dump(built)))) == built
     kind = built.method.kind
-    assert name.split("/")[1].startswith("soup" if kind == "co_training" else kind)
+    assert name.split("/")[1].startswith(("soup" if kind == "co_training" else kind, *SUCCESSORS))
 
 
 @cache
@@ -36,10 +38,22 @@ def net_of(model: str, shape: tuple[int, int, int]) -> nn.Module:
         return build(Model(**json.loads(model)), num_classes=10, shape=shape)
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+def one_of_each_net() -> list[object]:
+    """Names of recipes; of those with the same net the first, and of families all but two of the slow ones."""
+    nets = {}
+    for name in SHIPPED:
+        key = name.split("/")[0], json.dumps(config.dump(load_recipe(name).model))
+        nets.setdefault(key, name)
+    fast = ("cifar10/mo_pgd_at_deit_tiny", "cifar10/mo_pgd_at_swin_tiny")
+    slow = [name for name in nets.values() if "/mo_" in name and name not in fast]
+    return [pytest.param(name, marks=[pytest.mark.slow] if name in slow else []) for name in nets.values()]
+
+
+@pytest.mark.parametrize("name", one_of_each_net())
 def test_the_net_and_the_optimizer_of_every_shipped_recipe_build(name):
     built = load_recipe(name)
-    shape = SHAPES[name.split("/")[0]]
+    side = SIZES[name.split("/")[0]]
+    shape = (1 if side == 8 else 3, side, side)
     net = net_of(json.dumps(config.dump(built.model)), shape)
     assert net(torch.empty(2, *shape, device="meta")).shape == (2, 10)
     assert len(built.optimizer.build(net).param_groups) == (1 if built.optimizer.decay_all else 2)

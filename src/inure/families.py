@@ -1,5 +1,6 @@
 """Families: many recipes that differ along a few axes, written once."""
 
+import functools
 import itertools
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ SUFFIX = ".family.yaml"
 _OWN = ("like", "name", "about", "axes", "extends")
 
 
+@functools.cache
 def members_of(path: Path) -> dict[str, dict[str, Any]]:
     """Name and plain data of every recipe of a family.
 
@@ -17,6 +19,7 @@ def members_of(path: Path) -> dict[str, dict[str, Any]]:
     itself; ``axes``, each a mapping from its levels to fields of a recipe; ``extends`` and fields of a recipe for all
     members. A level may extend recipes too: they count after the family's, and later axes after earlier ones.
     ``like`` another family (its file, beside or above this one) starts from that; a level set to null is left out.
+    Each file is read once, so change nothing in what comes back.
     """
     family = _tree(path)
     members = {}

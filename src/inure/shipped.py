@@ -58,7 +58,7 @@ def _read(folder: str, name: str) -> tuple[Path, dict[str, Any]]:
     for path in sorted((_root(folder) / name).parent.glob(f"*{SUFFIX}")):
         members = members_of(path)
         if Path(name).name in members:
-            return path, members[Path(name).name]
+            return path, dict(members[Path(name).name])
     path = find_shipped(folder, name, "RECIPE")
     return path, config.read_yaml(path)
 
