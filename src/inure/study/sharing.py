@@ -90,7 +90,7 @@ def share(jobs: Sequence[Job], ended: Ended, do: Do, say: Callable[[str], None])
             continue
         held = [f"{job.title} ({holder_of(job.lock)})" for job in waiting if job.lock.exists()]
         if held and held != told:
-            say(f"waiting for {len(waiting)} runs, which other processes have in work: {'; '.join(held)}")
+            say(f"waiting for what other processes have in work: {'; '.join(held)}")
             told = held
         time.sleep(_POLL_SECONDS)
 
