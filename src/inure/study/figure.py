@@ -55,7 +55,8 @@ def _accuracies(axes: "Axes", cells: Sequence[CellResult]) -> None:
                 )  # fmt: skip
     for row, cell in enumerate(cells):
         if cell.failures and not cell.seeds:
-            axes.text(1, row, "failed: " + cell.failures[0].partition(": ")[2][:40], va="center", fontsize=8)
+            reason = cell.failures[0].partition(": ")[2].partition(": loss")[0]
+            axes.text(1, row, f"failed: {reason[:60]}", va="center", fontsize=8)
     axes.set_xlim(0, 100)
     axes.set_xlabel("accuracy, % (mean, sd; dots: seeds)")
 

@@ -12,7 +12,7 @@ from .jobs import jobs_of
 from .progress import Progress
 from .settings import Study
 from .sharing import do_in_order, entered, in_group, share
-from .table import header_of, rows_of
+from .table import short_table
 
 
 def run_study(
@@ -59,7 +59,7 @@ def run_study(
             raise Stop(folder, stop.signal) from None
     results = progress.write()
     if not quiet:
-        stderr().print(table(study.about or "study", header_of(results), rows_of(results)))
+        stderr().print(table(study.about or "study", *short_table(results)))
     return folder
 
 

@@ -33,6 +33,17 @@ def rows_of(cells: Sequence[CellResult]) -> list[list[Any]]:
     ]
 
 
+def short_table(cells: Sequence[CellResult]) -> tuple[list[str], list[list[Any]]]:
+    """Columns and rows for a terminal: no single seeds."""
+    paired = _compared(cells)
+    columns = ["run", "clean", "robust", *(["clean diff.", "robust diff."] if paired else []), "seeds"]
+    rows = []
+    for cell, row in zip(cells, rows_of(cells), strict=True):
+        failed = f", {len(cell.failures)} failed" if cell.failures else ""
+        rows.append([*row[:3], *(row[4:6] if paired else []), f"{len(cell.seeds)}{failed}"])
+    return columns, rows
+
+
 def _compared(cells: Sequence[CellResult]) -> bool:
     return any(cell.against is not None for cell in cells)
 
