@@ -76,6 +76,10 @@ class Command:
         out, err = (file.read_text() if file.exists() else "" for file in self._files)
         return Finished(self.process.exitcode, out, err)
 
+    def said(self) -> str:
+        """Its standard error so far."""
+        return self._files[1].read_text() if self._files[1].exists() else ""
+
     def send(self, number: int) -> None:
         """Send a signal."""
         assert self.process.pid is not None

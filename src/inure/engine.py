@@ -95,6 +95,11 @@ def _processes(engine: Engine, accelerator: str) -> tuple[int, int]:
     return engine.devices, 1
 
 
+def is_launched() -> bool:
+    """Whether ``torchrun`` or ``fabric run`` decides how many processes there are."""
+    return "LT_CLI_USED" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
+
+
 def is_child() -> bool:
     """Whether another process of the same run started this one, so that checks and printing are its business."""
     return int(os.environ.get("LOCAL_RANK", 0)) > 0 or int(os.environ.get("RANK", 0)) > 0

@@ -1,8 +1,8 @@
-"""The words that every file shares: images, labels, logits, a batch, its losses."""
+"""The words that every file shares: images, labels, logits, a batch, its losses, the scale of an experiment."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
@@ -17,6 +17,8 @@ PerExample = Tensor
 
 Criterion = Callable[[Logits, Labels], PerExample]
 """A per-example loss. The mean is taken once, in ``train_step``."""
+Scale = Literal["smoke", "gpu", "paper"]
+"""How large an experiment is: minutes on a CPU, hours on one GPU, as in the paper."""
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from ..comparison import read_outcomes
 from ..console import stderr
 from ..recipe import load_recipe
 from ..run import Run
+from ..types import Scale
 
-Scale = Literal["smoke", "gpu", "paper"]
 SCALES: dict[Scale, str] = {
     "smoke": "digits on a CPU, minutes: shows that the experiment works; its verdicts are about digits",
     "gpu": "CIFAR-10 on one GPU, hours",

@@ -37,7 +37,7 @@ def train(
 
     if max_minutes is not None and max_minutes <= 0:
         raise UserError("--max-minutes", max_minutes, "a number of minutes > 0")
-    seeds, rest = _seeds(overrides or [])
+    seeds, rest = seeds_of(overrides or [])
     if seeds is not None and max_minutes is not None:
         raise UserError("--max-minutes", max_minutes, "no limit where several seeds are trained", "a seed at a time")
     if resume and out is None:
@@ -70,7 +70,7 @@ def _train_seeds(recipe: str, overrides: list[str], seeds: list[int], out: Path 
         print(path)
 
 
-def _seeds(overrides: list[str]) -> tuple[list[int] | None, list[str]]:
+def seeds_of(overrides: list[str]) -> tuple[list[int] | None, list[str]]:
     """``seeds=0,1,2`` among the overrides, and the others."""
     given = [o for o in overrides if o.startswith("seeds=")]
     if not given:
