@@ -68,6 +68,11 @@ def above(intervals: Sequence[Interval], least: float = 0.0) -> Answer:
     return _decide([i.low > least for i in intervals], [i.high < least for i in intervals])
 
 
+def below(intervals: Sequence[Interval], most: float = 0.0) -> Answer:
+    """Whether a difference is less than ``most`` in every seed; the mirror image of ``above``."""
+    return _decide([i.high < most for i in intervals], [i.low > most for i in intervals])
+
+
 def within(intervals: Sequence[Interval], margin: float) -> Answer:
     """Whether a difference is at most ``margin`` either way in every seed (an equivalence test by intervals)."""
     inside = [i.low > -margin and i.high < margin for i in intervals]
