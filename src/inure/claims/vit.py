@@ -1,5 +1,6 @@
 """When adversarial training meets vision transformers (Mo et al., 2022, arXiv:2210.07540): each claim is a study."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -54,15 +55,16 @@ class Question:
         rows, answers, reasons = [], [], []
         for condition in self.conditions:
             for label, mine, other in _pairs(study, condition):
-                gaps, lost = _gaps(jobs, mine, other, lab.seeds)
-                answers.append(condition.answer(gaps) if not lost else "not decidable at this scale")
+                gaps = _gaps(jobs, mine, other, lab.seeds)
+                answers.append(condition.answer(gaps))
                 name = f"{label}: {condition.text()}" if label else condition.text()
-                rows.append([name, "; ".join([*(gap.text() for gap in gaps), *lost]), answers[-1]])
+                rows.append([name, "; ".join(gap.text() for gap in gaps), answers[-1]])
                 reasons.append(f"{name}: {answers[-1]}")
         return Verdict(
             every(answers),
             "differences of robust accuracy in percentage points, paired over the test images: the 95 % interval of "
-            "every seed must lie beyond the margin; " + "; ".join(c.text() for c in self.conditions),
+            "every seed must lie beyond the margin (a net whose loss was not finite counts as wrong everywhere); "
+            + "; ".join(c.text() for c in self.conditions),
             "; ".join(reasons),
             ["comparison", "points by seed", "answer"],
             rows,
@@ -89,20 +91,32 @@ def _pairs(study: Study, condition: Condition) -> Iterator[tuple[str, str, str]]
             yield ", ".join(free) if len(study.axes) > len(condition.of) else "", cell.name, other.name
 
 
-def _gaps(
-    jobs: dict[tuple[str, int], Job], mine: str, other: str, seeds: Sequence[int]
-) -> tuple[list[Interval], list[str]]:
-    """The differences by seed, and what is missing of them."""
-    gaps, lost = [], []
+def _gaps(jobs: dict[tuple[str, int], Job], mine: str, other: str, seeds: Sequence[int]) -> list[Interval]:
+    """The differences by seed. A net whose loss was not finite any more is wrong on every image."""
+    gaps = []
     for seed in seeds:
-        pair = [jobs[name, seed] for name in (other, mine)]
-        failed = [f"{job.title}: {failure}" for job in pair if (failure := (job.result() or {}).get("failure"))]
-        if failed:
-            lost += failed
-            continue
-        row = next(r for r in compare_outcomes(*(job.evaluation for job in pair)) if r.quantity == "robust")
-        gaps.append(Interval(row.difference, *row.interval95))
-    return gaps, lost
+        ours, theirs = jobs[mine, seed], jobs[other, seed]
+        if _failed(ours) and _failed(theirs):
+            gaps.append(Interval(0.0, 0.0, 0.0))
+        elif _failed(ours):
+            share, low, high = _alone(theirs)
+            gaps.append(Interval(-share, -high, -low))
+        elif _failed(theirs):
+            gaps.append(Interval(*_alone(ours)))
+        else:
+            row = next(r for r in compare_outcomes(theirs.evaluation, ours.evaluation) if r.quantity == "robust")
+            gaps.append(Interval(row.difference, *row.interval95))
+    return gaps
+
+
+def _failed(job: Job) -> bool:
+    return (job.result() or {}).get("failure") is not None
+
+
+def _alone(job: Job) -> tuple[float, float, float]:
+    """Robust accuracy and its interval."""
+    summary = json.loads((job.evaluation / "summary.json").read_text(encoding="utf-8"))
+    return summary["robust_accuracy"], *summary["interval95"]["robust"]
 
 
 def _accuracies(jobs: dict[tuple[str, int], Job]) -> dict[str, dict[str, list[float]]]:
@@ -111,8 +125,7 @@ def _accuracies(jobs: dict[tuple[str, int], Job]) -> dict[str, dict[str, list[fl
         record: dict[str, Any] = job.result() or {}
         for quantity in ("clean", "robust"):
             values = found.setdefault(name, {}).setdefault(quantity, [])
-            if record.get("failure") is None:
-                values.append(record[f"{quantity}_accuracy"])
+            values.append(0.0 if record.get("failure") else record[f"{quantity}_accuracy"])
     return found
 
 
