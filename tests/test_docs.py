@@ -162,7 +162,7 @@ def _settings_in(hint: object) -> Iterator[type]:
 def test_every_key_in_the_text_exists_and_takes_the_value(page):
     slots = {name for name in inure.Recipe.model_fields if name not in ("seed", "about")}
     text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
-    joints = ["perturbation.kind=awp", "averaging.kind=ema"]
+    joints = ["perturbation.kind=awp", "averaging.kind=ema", "model.weights=RUN"]
     for word in " ".join(re.findall(r"`([^`]+)`", text)).split():
         match = re.fullmatch(r"(([a-z]+)(?:\.[a-z_]+)+)(?:=(.+))?", word)
         if match and match[2] in slots:

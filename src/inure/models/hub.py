@@ -46,7 +46,8 @@ def _fetched(name: str, arguments: dict[str, Any]) -> nn.Module:
     except Exception as error:
         # Hub, cache and network fail in a dozen types of several libraries; to the user they are one thing.
         allowed = f"false, or weights within reach: neither the hub nor its cache gave them ({type(error).__name__})"
-        remedy = "model.weights=FILE, a network, or HF_HOME=FOLDER that holds them"
+        file = "model.pretrained=false model.weights=FILE model.transfer=true"
+        remedy = f"a network, HF_HOME=FOLDER that holds them, or {file}"
         raise UserError("model.pretrained", f"true for {name}", allowed, remedy) from error
 
 

@@ -39,8 +39,8 @@ OWN_NETS = {
     "cifar_resnet18": OwnNet(CifarResNet18, "ResNet-18, 3x3 stem, no max-pool, 11.17M; norm", _RESNET),
     "wrn28_10": OwnNet(partial(WideResNet, 28, 10), "WideResNet-28-10, 36.48M; norm, activation", _WIDE),
     "wrn34_10": OwnNet(partial(WideResNet, 34, 10), "WideResNet-34-10, 46.16M (any wrnDEPTH_WIDTH works)", _WIDE),
-    "vit_tiny": OwnNet(_VIT_TINY, "ViT of width 192, 12 blocks, 5.4M; patch_size 4, or 2; stem", _VIT, True),
-    "vit_small": OwnNet(_VIT_SMALL, "ViT of width 384, 12 blocks, 21M; patch_size 4, or 2; stem", _VIT, True),
+    "vit_tiny": OwnNet(_VIT_TINY, "ViT of width 192, 12 blocks, 5.4M; patch_size 4, or 2, 8; stem", _VIT, True),
+    "vit_small": OwnNet(_VIT_SMALL, "ViT of width 384, 12 blocks, 21M; patch_size 4, or 2, 8; stem", _VIT, True),
     "vit_small_legacy": OwnNet(
         _VIT_LEGACY,
         "ViT of width 768, 8 blocks, 47M, the ViT-S of Mo et al.; patch_size; stem",

@@ -49,7 +49,8 @@ def start_from(classifier: Classifier, model: "Model", state: Mapping[str, Tenso
     try:
         load_weights(classifier, state, str(file))
     except UserError as error:
-        raise error.at("model.weights") from None
+        remedy = "its own model.name, or model.transfer=true for another task"
+        raise UserError("model.weights", error.given, error.allowed, remedy) from None
     for name, value in asked.items():
         loaded = getattr(classifier, name)
         if not loaded.is_meta and not torch.equal(loaded.expand_as(value), value):

@@ -83,8 +83,10 @@ def build_timm(
     tried = _try_on_meta(name, arguments, stem, channels, size)
     if pretrained:
         fit_sizes(plain.state_dict(), tried)
+    if torch.get_default_device().type == "meta":
+        return tried.train()
     net = _finished(timm.create_model(name, **arguments), name, stem)
-    if pretrained and fetch and torch.get_default_device().type != "meta":
+    if pretrained and fetch:
         load_published(net, name, arguments, plain)
     return net
 
