@@ -54,7 +54,7 @@ def made(name: str, size: Size) -> Classifier:
     return build(settings, num_classes=10, shape=(3, size.side, size.side))
 
 
-@pytest.mark.parametrize(("name", "size"), table(), ids=str)
+@pytest.mark.parametrize(("name", "size"), list(table()), ids=str)
 def test_every_net_runs_forward_and_backward_on_meta(name, size):
     with torch.device("meta"):
         net = made(name, size)
