@@ -139,7 +139,7 @@ def main() -> None:
     row("ten masks", masking, "the step", plain)
     step, passes = bench.seconds([bench.step(trades), bench.trades_parts], options.repetitions)
     row("TRADES step", step, "its passes", passes)
-    rates = (0.05, 0.1, 0.2)
+    rates = (0.05, 0.1, 0.2, 0.3)
     attack, *dropped = bench.seconds(
         [bench.attack(), *(bench.attack(TokenDropping(rate=rate)) for rate in rates)], options.repetitions
     )

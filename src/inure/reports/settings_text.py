@@ -62,6 +62,7 @@ def setting_facts(run: RunFiles) -> Facts:
     pairs = [
         ("Method", dig(recipe, "method.kind")),
         ("Training attack", _attack_text(attack) if isinstance(attack, dict) else None),
+        ("Tricks while crafting", _tricks_text(recipe.get("crafting"))),
         ("Model", dig(recipe, "model.name")),
         ("Input", " × ".join(map(str, shape)) if isinstance(shape, list) else None),
         ("Classes", run.run.get("num_classes")),
@@ -79,6 +80,12 @@ def setting_facts(run: RunFiles) -> Facts:
         ("Run directory", str(run.path)),
     ]
     return [(label, plain(value)) for label, value in pairs if value is not None]
+
+
+def _tricks_text(crafting: Any) -> str | None:
+    """``attention_dropping, perturbation_masking``; None without."""
+    on = [name for name, settings in crafting.items() if settings is not None] if isinstance(crafting, dict) else []
+    return ", ".join(on) or None
 
 
 def protocols(run: RunFiles) -> list[tuple[str, str]]:
