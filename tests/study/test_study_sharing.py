@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from faults import die_at_write
+from inure import config
+from inure.errors import UserError
 from inure.study import Study, run_study
 from inure.study.lock import holder_of, take
 from runs import TINY, Command, Finished, inure, records
@@ -142,3 +144,18 @@ def test_a_lock_is_held_by_one_process_and_freed_by_its_death(tmp_path):
     assert again.left_by == ""
     again.release()
     assert os.listdir(path.parent) == []
+
+
+@pytest.mark.parametrize(
+    ("devices", "message"), [(1, "--out: got .*, in use; allowed one that is"), (2, "--out: got .*, in use; allowed a")]
+)
+def test_a_folder_where_each_run_takes_several_devices_is_not_shared(tmp_path, devices, message):
+    out = tmp_path / "out"
+    study = Study(base="digits/standard", set=[*SET, f"engine.devices={devices}"], suite="clean")
+    out.mkdir()
+    (out / "study.yaml").write_text(config.to_yaml(config.dump(study)))
+    other = Command(["list", "suites"], tmp_path, prepare=partial(_hold, str(out / "study.lock")))
+    other.wait_until(lambda: (out / "study.lock").exists() and (out / "study.lock").stat().st_size > 0)
+    with pytest.raises(UserError, match=message):
+        run_study(study, out, quiet=True)
+    other.kill()

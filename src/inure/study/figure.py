@@ -80,7 +80,7 @@ def _differences(axes: "Axes", cells: Sequence[CellResult]) -> None:
                 mean = sum(one.difference for one in found) / len(found)
                 axes.plot(100 * mean, row + place, "D", color=colour, markersize=5, zorder=3)
     axes.axvline(0, color="0.3", linewidth=0.9, zorder=1)
-    axes.set_xlabel("difference to the reference, points (dots: seeds, 95 %)")
+    axes.set_xlabel("difference to the reference, points (seeds: 95 %)")
 
 
 def _seeds(axes: "Axes", values: Sequence[float], height: float, colour: str) -> None:
