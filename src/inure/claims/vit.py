@@ -17,7 +17,10 @@ from .lab import Lab
 
 @dataclass(frozen=True)
 class Condition:
-    """Robust accuracy of cells with the levels ``of`` minus that of the cells with ``than``, else equal."""
+    """Robust accuracy of cells with the levels ``of`` minus that of the cells with ``than``, else equal.
+
+    Both name the same axes.
+    """
 
     of: dict[str, str]
     than: dict[str, str]
@@ -30,7 +33,8 @@ class Condition:
 
     def text(self) -> str:
         """For people."""
-        names = [" + ".join(levels.values()) for levels in (self.of, self.than)]
+        differing = [axis for axis, level in self.of.items() if self.than[axis] != level]
+        names = [" + ".join(levels[axis] for axis in differing) for levels in (self.of, self.than)]
         return f"{names[0]} minus {names[1]}: {self.must} {100 * self.margin:+.0f}"
 
 
