@@ -152,6 +152,10 @@ def refuse_impossible(recipe: Recipe) -> None:
         allowed = f"null: method {recipe.method.kind} does not attack"
         raise UserError("crafting", "tricks", allowed, "crafting=null or method.kind=pgd_at")
     others = getattr(recipe.method, "adversaries", {}).values()
+    masked = recipe.crafting is not None and recipe.crafting.perturbation_masking is not None
+    if masked and any(getattr(search, "kind", None) == "pyramid" for search in (attack, *others)):
+        allowed = "null: attack pyramid perturbs cells of several sizes, which patches cannot reset"
+        raise UserError("crafting.perturbation_masking", "on", allowed, "method.attack.kind=pgd")
     for search in (attack, *others) if recipe.regime.steps and attack is not None else ():
         if not hasattr(search, "steps"):
             allowed = f"null: attack {search.kind} has one step"

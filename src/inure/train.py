@@ -187,8 +187,8 @@ def _open(crafting: Crafting | None, model: nn.Module, progress: float) -> Itera
     if crafting is None:
         yield
         return
-    crafting.begin(model, progress)
     try:
+        crafting.begin(model, progress)
         yield
     finally:
         crafting.end()

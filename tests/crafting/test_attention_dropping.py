@@ -129,12 +129,16 @@ def test_pixels_reach_a_class_token_through_the_blocks_that_hold_it():
         assert all(gate.kept is True for gate in gates)
 
 
-def test_a_net_without_gradients_at_the_start_is_never_taken_for_blind():
+@pytest.mark.parametrize("asleep", ["head", "blocks.0.attn.proj", "blocks.2.attn.proj"])
+def test_a_layer_that_starts_at_zero_may_carry_later(asleep):
     net = classifier(vit())
-    nn.init.zeros_(net.net.head.weight)
+    layer = net.net.get_submodule(asleep)
+    nn.init.zeros_(layer.weight)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
     gates = gates_of(net)
     find_carriers(net, gates, images()[0])
-    assert [gate.carries for gate in gates] == [False] * 3
+    assert [gate.carries for gate in gates] == [True] * 3
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
 ATTACKS = [
@@ -268,28 +272,39 @@ def test_a_copy_of_a_net_has_gates_of_its_own():
     assert gradient(net, x, y).abs().max() == 0 < gradient(twin, x, y).abs().max()
 
 
-def test_torchs_own_attention_is_found_too():
-    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, norm_first=True)
+class Encoder(nn.Module):
+    """torch's own transformer, with images or tokens first."""
 
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.token, self.embed = nn.Parameter(torch.randn(1, 1, 16)), nn.Linear(12, 16)
-            self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
-            self.head = nn.Linear(16, CLASSES)
+    def __init__(self, batch_first):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=batch_first, norm_first=True)
+        self.batch_first, self.embed, self.head = batch_first, nn.Linear(12, 16), nn.Linear(16, 4)
+        self.token = nn.Parameter(torch.randn(1, 1, 16))
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
 
-        def forward(self, x):
-            tokens = self.embed(x.unfold(2, 2, 2).unfold(3, 2, 2).permute(0, 2, 3, 1, 4, 5).reshape(len(x), 16, 12))
-            return self.head(self.encoder(torch.cat([self.token.expand(len(x), -1, -1), tokens], 1))[:, 0])
+    def forward(self, x):
+        tokens = self.embed(x.unfold(2, 2, 2).unfold(3, 2, 2).permute(0, 2, 3, 1, 4, 5).reshape(len(x), 16, 12))
+        tokens = torch.cat([self.token.expand(len(x), -1, -1), tokens], 1)
+        if self.batch_first:
+            return self.head(self.encoder(tokens)[:, 0])
+        return self.head(self.encoder(tokens.transpose(0, 1))[0])
 
-    CLASSES = 4
-    net, (x, y) = Net().eval(), images()
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_torchs_own_attention_is_gated_too_for_all_images_or_each(batch_first):
+    net, (x, y) = Encoder(batch_first).double().eval(), images(dtype=torch.float64)
     gates = gates_of(net)
     assert len(gates) == 2
-    assert gradient(net, x, y).abs().max() > 0
-    for gate in gates:
-        gate.kept = False
-    assert gradient(net, x, y).abs().max() == 0
+    kept = torch.tensor([[True, False, True, False], [True, True, False, False]])
+    expected = []
+    for image in range(4):
+        for gate, keep in zip(gates, kept[:, image].tolist(), strict=True):
+            gate.kept = keep
+        expected.append(gradient(net, x[image : image + 1], y[image : image + 1]))
+    assert [bool(grad.any()) for grad in expected] == [True, True, True, False]
+    for gate, row in zip(gates, kept, strict=True):
+        gate.kept = row
+    torch.testing.assert_close(gradient(net, x, y), torch.cat(expected), rtol=0, atol=1e-12)
 
 
 def test_a_pool_that_attends_is_no_branch():

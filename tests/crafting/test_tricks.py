@@ -3,7 +3,7 @@
 import pytest
 import torch
 from lightning_fabric import Fabric
-from nets import classifier, images, vit
+from nets import classifier, convit, images, vit
 
 from inure.attacks import APGD, FGSM, PGD
 from inure.balance import Balance
@@ -83,6 +83,15 @@ def test_the_update_sees_no_trick():
     assert moved > 0
 
 
+def test_a_trick_that_does_not_fit_leaves_no_other_one_begun():
+    net = classifier(convit()).train()
+    with pytest.raises(UserError, match="token_dropping"):
+        step(METHODS[0], ALL, progress=0.0, net=net)
+    assert ALL.attention_dropping is not None
+    assert not ALL.attention_dropping._gates
+    assert all(gate.kept is True for gate in gates_of(net))
+
+
 def test_gates_open_and_tokens_stay_after_an_exception():
     net = classifier(vit()).train()
     x, _ = images()
@@ -139,6 +148,10 @@ def test_how_tricks_are_written(text, expected):
         ),
         (["method.kind=fast_adv_prop"], "crafting: got tricks; allowed null: the step of method fast_adv_prop"),
         (["crafting.attention_dropping.warmup=2"], "crafting.attention_dropping.warmup: got 2; allowed a number <= 1"),
+        (
+            ["crafting=perturbation_masking", "method.attack.kind=pyramid"],
+            "crafting.perturbation_masking: got on; allowed null: attack pyramid perturbs cells",
+        ),
         (["crafting=[masking]"], "crafting.masking: got an unknown field; allowed attention_dropping |"),
         (["crafting=3"], "crafting: got 3; allowed a mapping"),
     ],

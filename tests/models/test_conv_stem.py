@@ -19,12 +19,12 @@ def widths(stem: nn.Module) -> list[int]:
 
 @pytest.mark.parametrize(
     ("patch", "expected"),
-    [(16, [48, 96, 192, 384, 384]), (8, [96, 192, 384, 384]), (4, [192, 384, 384]), (2, [384, 384])],
+    [(16, [48, 96, 192, 384, 768]), (8, [48, 96, 192, 768]), (4, [48, 96, 768]), (2, [48, 768])],
 )
-def test_widths_double_up_to_the_embedding(patch, expected):
-    stem = ConvStem(3, 384, patch)
+def test_widths_double_from_48_and_end_at_the_embedding(patch, expected):
+    stem = ConvStem(3, 768, patch)
     assert widths(stem) == expected
-    assert stem(torch.rand(1, 3, 32, 48)).shape == (1, 384, 32 // patch, 48 // patch)
+    assert stem(torch.rand(1, 3, 32, 48)).shape == (1, 768, 32 // patch, 48 // patch)
 
 
 def test_a_stem_by_hand():
@@ -40,7 +40,7 @@ def test_a_stem_by_hand():
         z = (z - z.mean(1, keepdim=True)) / (z.var(1, unbiased=False, keepdim=True) + 1e-6).sqrt()
         z = F.gelu(z * norm.weight.view(1, -1, 1, 1) + norm.bias.view(1, -1, 1, 1))
     expected = torch.einsum("oi,bihw->bohw", stem[6].weight[:, :, 0, 0], z) + stem[6].bias.view(1, -1, 1, 1)
-    assert [conv.out_channels for conv in (stem[0], stem[3], stem[6])] == [4, 8, 8]
+    assert [conv.out_channels for conv in (stem[0], stem[3], stem[6])] == [48, 96, 8]
     torch.testing.assert_close(stem(x), expected)
 
 
@@ -80,11 +80,6 @@ def test_it_is_built_on_meta():
         ("wrn10_1", {}, "model.stem: got conv; allowed nothing here: wrn10_1 has no stem"),
         ("vit_tiny", {"img_size": 18, "patch_size": 6}, "model.patch_size: got 6; allowed 2 | 4 | 8 | 16"),
         ("test_vit2", {"patch_size": 1}, "model.patch_size: got 1; allowed 2 | 4"),
-        (
-            "vit_digits",
-            {"img_size": 64, "patch_size": 64},
-            "model.stem: got conv with patches of 64; .*smaller",
-        ),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(name, settings, message):

@@ -14,7 +14,7 @@ VIT = {
     "vit_optimizer": (6, 6, 6),
     "vit_warmup": (5, 5, 5),
     "vit_tricks": (24, 24, 24),
-    "vit_size": (3, 5, 9),
+    "vit_size": (3, 5, 8),
 }
 """How many cells there are for smoke, gpu and paper."""
 SCALES = ("smoke", "gpu", "paper")

@@ -1,11 +1,13 @@
 """Gates: whether the gradient of a forward goes into an attention branch. The forward itself stays as it is."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..models.adapters.settle import wake
 from ..models.modes import attack_mode, frozen
 from ..types import Images
 from .attention import attention_modules
@@ -26,16 +28,18 @@ class Gate:
         first = output[0] if isinstance(output, tuple) else output
         if not inputs or first.shape != inputs[0].shape:
             return output  # a pool over tokens: no branch with a skip past it
-        gated = self._gated(first)
+        # torch's own attention may have tokens first
+        gated = self._gated(first, axis=0 if getattr(module, "batch_first", True) else 1)
         return (gated, *output[1:]) if isinstance(output, tuple) else gated
 
-    def _gated(self, output: Tensor) -> Tensor:
+    def _gated(self, output: Tensor, axis: int) -> Tensor:
         kept = self.kept
         if not isinstance(kept, Tensor):
             return output if kept else output.detach()
         if kept.ndim:
             # The windows of one image follow each other
-            kept = kept.repeat_interleave(len(output) // len(kept)).view(-1, *[1] * (output.ndim - 1))
+            kept = kept.repeat_interleave(output.shape[axis] // len(kept))
+            kept = kept.view(*[1] * axis, -1, *[1] * (output.ndim - axis - 1))
         return torch.where(kept, output, output.detach())
 
 
@@ -63,20 +67,24 @@ def find_carriers(model: nn.Module, gates: Sequence[Gate], x: Images) -> None:
 
     Where a class token is read, pixels come to it through attention alone, of the blocks that hold it: all in a ViT,
     the last two in ConViT. Where tokens are averaged there are no carriers. Found by trying: the gradient with all
-    gates closed, with each one open, with all but the carriers open. It waits for the device, and is done once a net.
+    gates closed, with each one open, with all but the carriers open, on a copy in which parameters that are next to
+    zero are woken: a branch may start at zero and carry later. It waits for the device, and is done once a net.
 
     Args:
         model: In any mode; tried in eval mode, and not compiled.
         gates: All of the net's.
         x: (B, C, H, W) images; two are enough.
     """
+    probe = copy.deepcopy(model)
+    wake(probe)
+    copies = gates_of(probe)
 
     def reaches(opened: Sequence[Gate]) -> bool:
-        for gate in gates:
+        for gate in copies:
             gate.kept = gate in opened
         with torch.enable_grad():
             probed = x.detach().requires_grad_()
-            logits = model(probed)
+            logits = probe(probed)
             if not logits.requires_grad:
                 return False
             # Not the plain sum, whose gradient is zero where logits are centred
@@ -84,9 +92,9 @@ def find_carriers(model: nn.Module, gates: Sequence[Gate], x: Images) -> None:
             (grad,) = torch.autograd.grad((logits * weights).sum(), probed, materialize_grads=True)
         return bool(grad.any())
 
-    with frozen(model), attack_mode(model, "eval"), torch.compiler.set_stance("force_eager"):
-        carriers = [gate for gate in gates if reaches([gate])] if not reaches([]) else []
-        if reaches([gate for gate in gates if gate not in carriers]):
+    with frozen(probe), attack_mode(probe, "eval"), torch.compiler.set_stance("force_eager"):
+        carriers = [gate for gate in copies if reaches([gate])] if not reaches([]) else []
+        if reaches([gate for gate in copies if gate not in carriers]):
             carriers = []
-    for gate in gates:
-        gate.kept, gate.carries = True, gate in carriers
+    for gate, other in zip(gates, copies, strict=True):
+        gate.carries = other in carriers

@@ -15,9 +15,9 @@ class TokenDropping(Settings):
     """After each block only the tokens that its attention looked at most go on, floor(N (1 - rate)) of N.
 
     What a token received is its attention summed over heads and queries. Class tokens always stay. With the default
-    28 % of the tokens reach the end of twelve blocks, and pixels whose token left get gradients from the blocks
-    before. Only while training images are crafted: every forward of the attack, the clean ones of TRADES among them,
-    so that both sides of its divergence see the same net.
+    about 28 % of the tokens reach the last of twelve blocks, and pixels whose token left get gradients from the
+    blocks before. Only while training images are crafted: every forward of the attack, the clean ones of TRADES
+    among them, so that both sides of its divergence see the same net.
 
     Note:
         AGAT drops between attention and MLP, here after the MLP, which costs half a block's tokens more and leaves

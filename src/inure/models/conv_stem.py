@@ -7,16 +7,18 @@ from torch import nn
 
 from ..errors import UserError
 
+_FIRST_WIDTH = 48
+
 
 class ConvStem(nn.Sequential):
     """log2(patch) times [3 x 3 convolution of stride 2, LayerNorm over channels, GELU], then 1 x 1.
 
-    Widths double up to ``dim``: 48, 96, 192, 384 for patches of 16 and width 384. Takes (B, C, H, W) to
-    (B, dim, H / patch, W / patch), as the convolution of a patch embedding does.
+    Widths double from 48: 48, 96, 192, 384 for patches of 16, as in the authors' code whatever the width of the net.
+    Takes (B, C, H, W) to (B, dim, H / patch, W / patch), as the convolution of a patch embedding does.
 
     Args:
         channels: C.
-        dim: Width of a token, a multiple of ``patch_size / 2``.
+        dim: Width of a token.
         patch_size: Pixels on a side of what becomes one token; a power of two, at least 2.
 
     Note:
@@ -27,11 +29,11 @@ class ConvStem(nn.Sequential):
         from timm.layers import LayerNorm2d
 
         halvings = patch_size.bit_length() - 1
-        widths = [channels, *(dim >> (halvings - 1 - i) for i in range(halvings))]
+        widths = [channels, *(_FIRST_WIDTH << i for i in range(halvings))]
         layers: list[nn.Module] = []
         for narrow, wide in zip(widths, widths[1:], strict=False):
             layers += [nn.Conv2d(narrow, wide, 3, stride=2, padding=1), LayerNorm2d(wide, eps=1e-6), nn.GELU()]
-        super().__init__(*layers, nn.Conv2d(dim, dim, 1))
+        super().__init__(*layers, nn.Conv2d(widths[-1], dim, 1))
 
 
 def put_conv_stem(net: nn.Module, name: str) -> None:
@@ -42,7 +44,7 @@ def put_conv_stem(net: nn.Module, name: str) -> None:
         name: Its name, for messages.
 
     Raises:
-        UserError: If the net has no such embedding, or its patch size or width cannot be halved so often.
+        UserError: If the net has no such embedding, or its patch size is no power of two.
     """
     embed: Any = getattr(net, "patch_embed", None)
     if not _is_plain(embed):
@@ -52,12 +54,8 @@ def put_conv_stem(net: nn.Module, name: str) -> None:
     if height != width or height < 2 or height & (height - 1):
         allowed = "2 | 4 | 8 | 16 | ...: a ConvStem halves the image again and again"
         raise UserError("model.patch_size", height, allowed, "model.stem=null")
-    dim, channels = embed.proj.out_channels, embed.proj.in_channels
-    if dim % (height // 2):
-        allowed = f"null: the width {dim} of {name} cannot be halved so often"
-        raise UserError("model.stem", f"conv with patches of {height}", allowed, "smaller patches")
     with torch.device(embed.proj.weight.device):
-        embed.proj = ConvStem(channels, dim, height)
+        embed.proj = ConvStem(embed.proj.in_channels, embed.proj.out_channels, height)
 
 
 def _is_plain(embed: Any) -> bool:

@@ -47,15 +47,25 @@ def settle(model: Any, x: Tensor) -> None:
     mixture.whole = not torch.allclose(together, apart, rtol=0, atol=_TOLERANCE * scale, equal_nan=True)
 
 
+@torch.no_grad()
+def wake(model: nn.Module) -> None:
+    """Move parameters that are next to zero, in place: a zero head or layer scale would hide what lies before it.
+
+    Those that exist per domain stay.
+    """
+    names = adapter_names(model)
+    for name, parameter in model.named_parameters():
+        if name not in names and parameter.numel() and parameter.abs().max() < _ASLEEP:
+            parameter += 0.1 * _wave(parameter)
+
+
 def _move_apart(model: nn.Module) -> None:
-    """Also wakes parameters that are next to zero: a zero head or layer scale would hide what lies before it."""
-    names, parameters = adapter_names(model), dict(model.named_parameters())
+    wake(model)
+    names = adapter_names(model)
     for name, tensor in model.state_dict().items():
         if name in names and tensor.is_floating_point() and "variances" not in name:
             for domain in range(1, len(tensor)):
                 tensor[domain] += domain * (0.1 + 0.3 * tensor[domain].abs().mean()) * _wave(tensor[domain])
-        elif name in parameters and tensor.numel() and tensor.abs().max() < _ASLEEP:
-            tensor += 0.1 * _wave(tensor)
 
 
 def _wave(like: Tensor) -> Tensor:
