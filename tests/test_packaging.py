@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from inure.shipped import shipped_names
 from runs import TINY
 
 ROOT = Path(__file__).parents[1]
@@ -73,10 +74,7 @@ def test_the_wheel_runs_without_the_source_tree(fresh, tmp_path):
     assert Path(where).is_relative_to(fresh.parent)
     listed = run(fresh / "inure", "list", "recipes", folder=tmp_path).splitlines()
     names = [line.split("\t")[0] for line in listed]
-    shipped = ROOT / "src" / "inure" / "recipes"
-    assert names == sorted(
-        p.relative_to(shipped).with_suffix("").as_posix() for p in shipped.rglob("*.yaml") if p.name[0] != "_"
-    )
+    assert names == [name for name, _ in shipped_names()]
     out = run(fresh / "inure", "train", "digits/standard", *TINY, "epochs=1", "--out", "run", folder=tmp_path)
     assert out.splitlines()[-1] == "run"
     assert (tmp_path / "run" / "weights.safetensors").stat().st_size > 1000
