@@ -32,7 +32,13 @@ JOINTS = (
     "augment.mixup=0.5",
 )
 CNN = ("digits/pgd_at", *TINY_ATTACK, *JOINTS, "optimizer.lr=0.01")
-VIT = ("digits/trades", *TINY_ATTACK, *JOINTS, "model.name=vit_digits", "model.drop_path=0.2", "batch_size=256")
+TRICKS = (
+    "crafting.attention_dropping={warmup: 1, per_example: true}",
+    "crafting.perturbation_masking={warmup: 0.5, patch: 2}",
+    "crafting.token_dropping.rate=0.2",
+)
+NET = ("model.name=vit_digits", "model.drop_path=0.2", "batch_size=256")
+VIT = ("digits/trades", *TINY_ATTACK, *JOINTS, *TRICKS, *NET)
 RECIPES = {"cnn": CNN, "vit": VIT}
 STEPS_PER_EPOCH = 11
 
