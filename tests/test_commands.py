@@ -296,6 +296,13 @@ def test_a_list_is_names_and_texts_with_a_tab_between(call, what):
     assert len({*names}) == len(names)
 
 
+def test_a_list_may_be_cut_to_names_that_begin_so(call):
+    names = [line.split("\t")[0] for line in call("list", "recipes", "cifar10/mo_trades_ard")[1].splitlines()]
+    assert "cifar10/mo_trades_ard_prm_deit_tiny" in names
+    assert all(name.startswith("cifar10/mo_trades_ard") for name in names)
+    assert call("list", "recipes", "nothing") == (0, "", "")
+
+
 def test_everything_that_is_listed_exists(call):
     names = [line.split("\t")[0] for line in call("list", "recipes")[1].splitlines()]
     assert {"digits/pgd_at", "cifar10/trades_wrn28_10", "imagenette64/pgd_at_deit_tiny"} <= {*names}

@@ -53,7 +53,10 @@ def test_a_claim_runs_from_training_to_verdict(tmp_path):
     assert _run(command) == 0
     folder = tmp_path / "smoke"
     verdict = json.loads((folder / "vit/clipping/verdict.json").read_text())
-    assert verdict["answer"] in ("reproduced", "not reproduced", "not decidable at this scale")
+    # One step of training: nothing was learned, and nothing is decided
+    assert verdict["answer"] == "not decidable at this scale"
+    assert "is at chance" in verdict["reason"]
+    assert "scale smoke" in verdict["criterion"]
     assert (folder / "vit/clipping/figure.png").stat().st_size > 1000
     study = folder / "studies/vit_clipping"
     assert json.loads((study / "study.json").read_text())["cells"]

@@ -104,6 +104,8 @@ def test_the_result_is_masked_only_if_asked():
 
 def test_patches_that_do_not_tile_the_images_are_refused():
     trick = PerturbationMasking(patch=5)
+    with pytest.raises(UserError, match="crafting.perturbation_masking.patch: got 5; allowed a divisor of 8"):
+        trick.prepare(classifier(vit()))
     trick.begin(None, 0.0)
     x = torch.rand(1, 3, 32, 32)
     with pytest.raises(UserError, match="crafting.perturbation_masking.patch: got 5; allowed a divisor of 32"):

@@ -37,14 +37,16 @@ def dots(rows: Mapping[str, Mapping[str, Sequence[float]]], xlabel: str = "accur
     drawing = Figure(figsize=(7, 1.1 + 0.42 * len(rows)), layout="constrained")
     axes = drawing.subplots()
     quantities = list(dict.fromkeys(name for values in rows.values() for name in values))
-    for colour, quantity in zip(COLOURS, quantities, strict=False):
+    for number, (colour, quantity) in enumerate(zip(COLOURS, quantities, strict=False)):
         label: Any = quantity
+        offset = 0.22 * (number - (len(quantities) - 1) / 2)
         for place, values in enumerate(rows.values()):
             found = [100 * value for value in values.get(quantity, ())]
-            axes.plot(found, [place] * len(found), "o", color=colour, markersize=6, alpha=0.7, label=label)
+            axes.plot(found, [place + offset] * len(found), "o", color=colour, markersize=6, alpha=0.7, label=label)
             label = None if found else label
     axes.set_yticks(range(len(rows)), [*rows])
-    axes.invert_yaxis()
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlim(-2, 102)
     axes.set_xlabel(xlabel)
     axes.grid(axis="x", color="0.9")
     axes.spines[["top", "right"]].set_visible(False)

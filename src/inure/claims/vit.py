@@ -7,10 +7,11 @@ from typing import Any, Literal
 
 from ..comparison import compare_outcomes
 from ..errors import UserError
+from ..run import Run
 from ..study import Study, load_study
 from ..study.jobs import Job, jobs_of
 from ..study.run import run_study
-from .claim import Answer, Claim, Interval, Verdict, above, below, every
+from .claim import UNDECIDED, Answer, Claim, Interval, Verdict, above, below, every
 from .figures import dots
 from .lab import Lab
 
@@ -60,15 +61,18 @@ class Question:
         for condition in self.conditions:
             for label, mine, other in _pairs(study, condition):
                 gaps = _gaps(jobs, mine, other, lab.seeds)
-                answers.append(condition.answer(gaps))
+                better = mine if condition.must == "exceed" else other
+                learned = all(_learned(jobs[better, seed]) for seed in lab.seeds)
+                answers.append(condition.answer(gaps) if learned else UNDECIDED)
                 name = f"{label}: {condition.text()}" if label else condition.text()
                 rows.append([name, "; ".join(gap.text() for gap in gaps), answers[-1]])
-                reasons.append(f"{name}: {answers[-1]}")
+                reasons.append(f"{name}: {answers[-1]}" + ("" if learned else f" ({better} is at chance)"))
         return Verdict(
             every(answers),
+            f"study {self.study} at scale {lab.scale}; "
             "differences of robust accuracy in percentage points, paired over the test images: the 95 % interval of "
-            "every seed must lie beyond the margin (a net whose loss was not finite counts as wrong everywhere); "
-            + "; ".join(c.text() for c in self.conditions),
+            "every seed must lie beyond the margin (a net whose loss was not finite counts as wrong everywhere; "
+            "nothing is decided where the better net is at chance); " + "; ".join(c.text() for c in self.conditions),
             "; ".join(reasons),
             ["comparison", "points by seed", "answer"],
             rows,
@@ -113,6 +117,14 @@ def _gaps(jobs: dict[tuple[str, int], Job], mine: str, other: str, seeds: Sequen
     return gaps
 
 
+def _learned(job: Job) -> bool:
+    """Whether the net knows more of clean images than chance, beyond the 95 % interval."""
+    if _failed(job):
+        return False
+    summary = json.loads((job.evaluation / "summary.json").read_text(encoding="utf-8"))
+    return summary["interval95"]["clean"][0] > 1 / Run(job.folder).info()["num_classes"]
+
+
 def _failed(job: Job) -> bool:
     return (job.result() or {}).get("failure") is not None
 
@@ -142,7 +154,7 @@ _SGD = {"optimizer": "SGD", "schedule": "piecewise"}
 VIT_CLAIMS = (
     Claim(
         "vit/clipping",
-        "Without gradient clipping ViT and DeiT collapse at lr 0.1; with it they train (summary; 10 % without)",
+        "Without gradient clipping ViT and DeiT collapse, with it they train (summary: 10 % at lr 0.1; smoke: lr 0.5)",
         Question(
             "vit_clipping",
             (Condition({"clipping": "clip 1"}, {"clipping": "no clip"}, margin=0.05),),

@@ -17,12 +17,16 @@ def list_items(
             help="models, attacks, methods, adapters, optimizers, joints, suites, recipes, corruptions...",
         ),
     ],
+    beginning: Annotated[
+        str, typer.Argument(metavar="[BEGINNING]", help="Only names that begin so: inure list recipes cifar10/mo")
+    ] = "",
 ) -> None:
     """List what exists: one line each on stdout, name, tab, text."""
     if what not in _LISTS:
         raise UserError("WHAT", what, " | ".join(_LISTS), unknown_name("WHAT", what, _LISTS).remedy)
     for name, text in _LISTS[what]():
-        print(f"{name}\t{text}")
+        if name.startswith(beginning):
+            print(f"{name}\t{text}")
 
 
 def _models() -> Iterable[tuple[str, str]]:

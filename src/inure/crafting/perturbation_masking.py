@@ -33,6 +33,15 @@ class PerturbationMasking(Settings):
     """Whether the attack's result is masked too."""
     _hidden: float = PrivateAttr(default=0.0)
 
+    def prepare(self, model: nn.Module) -> None:
+        """Look at the size of the net's images, as far as it is known.
+
+        Raises:
+            UserError: If patches do not tile them.
+        """
+        for side in getattr(model, "img_size", None) or ():
+            self._patches(side)
+
     def begin(self, model: nn.Module, progress: float) -> None:
         """``progress`` decides how many patches are hidden."""
         self._hidden = 1 - min(progress / self.warmup, 1.0) if self.warmup else 0.0

@@ -43,7 +43,8 @@ def _count(size: float, examples: int, most: int) -> int:
         raise UserError("data.validation", size, allowed)
     count = int(size) if size >= 1 else max(1, round(size * examples))
     if count > most:
-        raise UserError("data.validation", size, allowed + ", so that every class keeps one to train on")
+        given = count if size >= 1 else size
+        raise UserError("data.validation", given, allowed + ", so that every class keeps one to train on", "0.1")
     return count
 
 

@@ -61,7 +61,7 @@ class Model(Settings):
         if self.transfer and self.weights is None:
             raise UserError("transfer", True, "false without model.weights", "model.weights=RUN")
         if self.transfer and self.pretrained:
-            allowed = "false with model.pretrained: there it is always so"
+            allowed = "false with model.pretrained: weights come from there or from model.weights"
             raise UserError("transfer", True, allowed, "model.pretrained=false")
         return self
 

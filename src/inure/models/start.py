@@ -22,6 +22,8 @@ def read_start(model: "Model") -> dict[str, Tensor]:
     Raises:
         UserError: If they cannot be read, or have domains and are for another task.
     """
+    if not _weights_file(model).exists():
+        raise UserError("model.weights", str(model.weights), "a run directory or a file of weights that is there")
     try:
         state = read_weights(_weights_file(model))
     except UserError as error:

@@ -24,7 +24,7 @@ def rows_of(cells: Sequence[CellResult]) -> list[list[Any]]:
             cell.name,
             _spread(cell.values("clean_accuracy"), sign="", unit=" %"),
             _spread(cell.values("robust_accuracy"), sign="", unit=" %"),
-            " ".join(percent(value) for value in cell.robust_accuracy) or "-",
+            "; ".join(percent(value) for value in cell.robust_accuracy) or "-",
             *(_differences(cell) if paired else []),
             len(cell.seeds),
             len(cell.failures),
@@ -65,5 +65,5 @@ def _spread(values: Sequence[float], *, sign: str, unit: str) -> str:
     if not values:
         return "-"
     mean, deviation = mean_and_deviation(values)
-    spread = "-" if deviation is None else f"{100 * deviation:.1f}"
-    return f"{100 * mean:{sign}.1f} ± {spread}{unit}"
+    spread = "" if deviation is None else f" ± {100 * deviation:.1f}"
+    return f"{100 * mean:{sign}.1f}{spread}{unit}"
