@@ -153,7 +153,7 @@ def test_the_module_and_the_script_are_the_same_command(program):
         (["report"], "RUN...: got nothing"),
         (["list"], "WHAT: got nothing"),
         (["list", "attaks"], "WHAT: got attaks; allowed models | attacks"),
-        (["list", "models", "more"], "inure list: got unexpected extra argument(s) (more)"),
+        (["list", "models", "vit", "more"], "inure list: got unexpected extra argument(s) (more)"),
         (["train", RECIPE, "--resme"], "--resme: got an unknown option; allowed --out | --resume"),
         (["train", RECIPE, "-z"], "-z: got an unknown option"),
         (["train", RECIPE, "--out"], "--out: got nothing; allowed a value"),
