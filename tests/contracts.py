@@ -6,7 +6,20 @@ or schedule is added here, and a piece without a line fails ``test_every_piece_h
 
 from typing import Any, NamedTuple
 
-from inure.attacks import APGD, DDN, FAB, FGSM, PGD, Pyramid, Square, Targeted, Transferred
+from inure.attacks import (
+    APGD,
+    DDN,
+    FAB,
+    FGSM,
+    NFGSM,
+    PGD,
+    MultiGrad,
+    Pyramid,
+    Square,
+    Targeted,
+    Transferred,
+    ZeroGrad,
+)
 from inure.averaging import EMA, SWA
 from inure.balance import CrossEntropy
 from inure.methods import MART, PGDAT, TRADES, CoTraining, FastAdvProp, Standard
@@ -55,6 +68,12 @@ ATTACKS = [
     AttackLine(FGSM(threat=_LINF, start="uniform", step_size=0.0625), 1),
     AttackLine(FGSM(threat=_L2), 1),
     AttackLine(FGSM(threat=_L1), 1),
+    AttackLine(NFGSM(threat=_LINF), 1, Linf(epsilon=0.05 * 3)),
+    AttackLine(NFGSM(threat=_LINF, noise=0.5), 1, Linf(epsilon=0.05 * 1.5)),
+    AttackLine(ZeroGrad(threat=_LINF), 1),
+    AttackLine(ZeroGrad(threat=_LINF, quantile=0, step_size=0.06), 1),
+    AttackLine(MultiGrad(threat=_LINF), 3),
+    AttackLine(MultiGrad(threat=_LINF, samples=5, agree=3), 5),
     AttackLine(PGD(threat=_LINF), 10),
     AttackLine(PGD(threat=_LINF, steps=7, step_size=0.02, start="zero"), 7),
     AttackLine(PGD(threat=_LINF, steps=5, start="gaussian"), 5),

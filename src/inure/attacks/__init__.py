@@ -9,15 +9,18 @@ from .ddn import DDN
 from .fab import FAB
 from .fgsm import FGSM
 from .gradient import input_gradient
+from .multi_grad import MultiGrad
+from .n_fgsm import NFGSM
 from .pgd import PGD
 from .pyramid import Pyramid
 from .square import Square
 from .targeted import Targeted
 from .transferred import Transferred
+from .zero_grad import ZeroGrad
 
-Attack = Annotated[FGSM | PGD | APGD | Pyramid, Field(discriminator="kind")]
+Attack = Annotated[FGSM | NFGSM | ZeroGrad | MultiGrad | PGD | APGD | Pyramid, Field(discriminator="kind")]
 """What a method may search with."""
-ATTACKS = (FGSM, PGD, APGD, Pyramid, Square, Targeted, FAB, DDN, Transferred)
+ATTACKS = (FGSM, NFGSM, ZeroGrad, MultiGrad, PGD, APGD, Pyramid, Square, Targeted, FAB, DDN, Transferred)
 
 __all__ = [
     "APGD",
@@ -25,11 +28,14 @@ __all__ = [
     "DDN",
     "FAB",
     "FGSM",
+    "NFGSM",
     "PGD",
     "Attack",
+    "MultiGrad",
     "Pyramid",
     "Square",
     "Targeted",
     "Transferred",
+    "ZeroGrad",
     "input_gradient",
 ]
