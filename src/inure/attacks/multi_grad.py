@@ -22,8 +22,8 @@ class MultiGrad(Settings):
     The step starts at the image itself. With the default step of 2 epsilon every agreed pixel ends at the ball's edge.
 
     Note:
-        From the authors' code: 3 samples, all of which must agree. In expectation over more samples only pixels whose
-        gradient keeps its sign across the ball move, which is what catastrophic overfitting destroys.
+        From the authors' code: 3 samples, all of which must agree, so that only pixels move whose gradient keeps its
+        sign across the ball.
     """
 
     kind: Literal["multi_grad"] = "multi_grad"
