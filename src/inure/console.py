@@ -117,6 +117,11 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f} %"
 
 
+def points(difference: float, interval: tuple[float, float]) -> str:
+    """A difference of shares in percentage points: ``+1.4 [-3.0, +5.8]``."""
+    return f"{100 * difference:+.1f} [{100 * interval[0]:+.1f}, {100 * interval[1]:+.1f}]"
+
+
 def with_interval(share: float | None, interval: list[float] | tuple[float, float] | None) -> str:
     """``88.1 % [84.3, 91.0]``."""
     if share is None or interval is None:

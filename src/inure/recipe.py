@@ -144,19 +144,22 @@ def refuse_impossible(recipe: Recipe) -> None:
         UserError: Naming the setting to change.
     """
     attack = getattr(recipe.method, "attack", None)
-    for name in ("epsilon", "steps"):
-        if attack is None and getattr(recipe.regime, name) is not None:
+    for name, given, value in (
+        ("regime.epsilon", "a schedule", recipe.regime.epsilon),
+        ("regime.steps", "a schedule", recipe.regime.steps),
+        ("crafting", "tricks", recipe.crafting),
+    ):
+        if attack is None and value is not None:
             allowed = f"null: method {recipe.method.kind} does not attack"
-            raise UserError(f"regime.{name}", "a schedule", allowed, f"regime.{name}=null or method.kind=pgd_at")
-    if attack is None and recipe.crafting is not None:
-        allowed = f"null: method {recipe.method.kind} does not attack"
-        raise UserError("crafting", "tricks", allowed, "crafting=null or method.kind=pgd_at")
+            raise UserError(name, given, allowed, f"{name}=null or method.kind=pgd_at")
     others = getattr(recipe.method, "adversaries", {}).values()
-    masked = recipe.crafting is not None and recipe.crafting.perturbation_masking is not None
-    if masked and any(getattr(search, "kind", None) == "pyramid" for search in (attack, *others)):
-        allowed = "null: attack pyramid perturbs cells of several sizes, which patches cannot reset"
-        raise UserError("crafting.perturbation_masking", "on", allowed, "method.attack.kind=pgd")
-    for search in (attack, *others) if recipe.regime.steps and attack is not None else ():
+    searches = [search for search in (attack, *others) if search is not None]
+    for search in searches if recipe.crafting is not None else ():
+        for trick, reason in getattr(search, "refuses", {}).items():
+            if getattr(recipe.crafting, trick) is not None:
+                allowed = f"null: attack {search.kind} {reason}"
+                raise UserError(f"crafting.{trick}", "on", allowed, "method.attack.kind=pgd")
+    for search in searches if recipe.regime.steps else ():
         if not hasattr(search, "steps"):
             allowed = f"null: attack {search.kind} has one step"
             raise UserError("regime.steps", "a schedule", allowed, "method.attack.kind=pgd")

@@ -22,7 +22,7 @@ class Constant(Settings):
 
     def at(self, progress: float) -> float:
         """The factor at ``progress``."""
-        return _warm(progress, self.warmup)
+        return warm(progress, self.warmup)
 
 
 class Piecewise(Settings):
@@ -42,7 +42,7 @@ class Piecewise(Settings):
     def at(self, progress: float) -> float:
         """The factor at ``progress``."""
         passed = sum(progress >= milestone for milestone in self.milestones)
-        return _warm(progress, self.warmup) * self.factor**passed
+        return warm(progress, self.warmup) * self.factor**passed
 
 
 class Cosine(Settings):
@@ -103,5 +103,6 @@ Factor = Annotated[Ramp | Piecewise, Field(discriminator="kind")]
 """Of epsilon and of the number of steps."""
 
 
-def _warm(progress: float, warmup: float) -> float:
+def warm(progress: float, warmup: float) -> float:
+    """Linear from 0 to 1 at ``warmup``, then 1; 1 throughout where there is none."""
     return progress / warmup if progress < warmup else 1.0

@@ -16,7 +16,7 @@ def recipe_tree(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
     Raises:
         UserError: If there is no such recipe, or it extends itself.
     """
-    path, tree = _read("recipes", name)
+    path, tree = _read(name)
     key = f"{path.resolve().parent / Path(name).stem}"
     if key in above:
         chain = " -> ".join(Path(each).name for each in (*above, key))
@@ -53,13 +53,13 @@ def shipped_names(folder: str = "recipes") -> Iterator[tuple[str, str]]:
             yield (place / name).as_posix(), " ".join(str(tree.get("about", "")).split())
 
 
-def _read(folder: str, name: str) -> tuple[Path, dict[str, Any]]:
-    """The file that tells of ``name``, and the data."""
-    for path in sorted((_root(folder) / name).parent.glob(f"*{SUFFIX}")):
+def _read(name: str) -> tuple[Path, dict[str, Any]]:
+    """The file that tells of a recipe, and the data."""
+    for path in sorted((_root("recipes") / name).parent.glob(f"*{SUFFIX}")):
         members = members_of(path)
         if Path(name).name in members:
             return path, dict(members[Path(name).name])
-    path = find_shipped(folder, name, "RECIPE")
+    path = find_shipped("recipes", name, "RECIPE")
     return path, config.read_yaml(path)
 
 

@@ -35,6 +35,20 @@ def is_blind(crafting: Crafting | None) -> bool:
     return bool(getattr(crafting, "blind", False))
 
 
+def crafted_gradient(
+    model: nn.Module, x_adv: Images, x: Images, y: Labels, loss: Criterion, crafting: Crafting | None, k: int = 0
+) -> tuple[Images, Tensor]:
+    """The iterate that a trick makes of ``x_adv`` before gradient ``k``, and the gradient there.
+
+    Zero, without any pass, where the trick says that it is.
+    """
+    if crafting is not None:
+        x_adv = crafting.step(k, x_adv, x)
+    if is_blind(crafting):
+        return x_adv, torch.zeros_like(x_adv)
+    return x_adv, input_gradient(model, x_adv, y, loss)[0]
+
+
 def _one(
     model: nn.Module, x_adv: Images, y: Labels, loss: Criterion, backward: bool
 ) -> tuple[Tensor, PerExample, Logits]:

@@ -13,7 +13,7 @@ from ..models.modes import frozen
 from ..noise import GeneratorNoise
 from ..threat import Linf
 from ..types import Crafting, Criterion, Images, Labels, Noise
-from .gradient import input_gradient, is_blind
+from .gradient import crafted_gradient
 
 
 class MultiGrad(Settings):
@@ -57,12 +57,8 @@ class MultiGrad(Settings):
         noise, votes = noise or GeneratorNoise(), torch.zeros_like(x)
         with frozen(model):
             for k in range(self.samples):
-                point = self.threat.random_start(x, noise)
-                if crafting is not None:
-                    point = crafting.step(k, point, x)
-                if not is_blind(crafting):
-                    grad, _, _ = input_gradient(model, point, y, loss)
-                    votes += grad.sign()
+                _, grad = crafted_gradient(model, self.threat.random_start(x, noise), x, y, loss, crafting, k)
+                votes += grad.sign()
         # a - b = 2a - samples, where a agree and none is zero
         agreed = votes.abs() >= 2 * (self.agree or self.samples) - self.samples
         return self.threat.project(self.threat.ascend(x, votes * agreed, step_size), x).detach()

@@ -2,7 +2,6 @@
 
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
 from torch import nn
 
@@ -10,9 +9,9 @@ from ..config import Real, Settings
 from ..losses import cross_entropy
 from ..models.modes import frozen
 from ..noise import GeneratorNoise
-from ..threat import Linf, per_image
+from ..threat import Linf
 from ..types import Crafting, Criterion, Images, Labels, Noise
-from .gradient import input_gradient, is_blind
+from .gradient import crafted_gradient
 
 
 class NFGSM(Settings):
@@ -49,14 +48,8 @@ class NFGSM(Settings):
     ) -> Images:
         """As ``PGD.__call__``, but in [0, 1] alone and not in the ball. Passes: one forward and backward."""
         step_size = self.threat.epsilon if self.step_size is None else self.step_size
-        x_adv = x
-        if self.noise:
-            radius = self.noise * per_image(self.threat.epsilon, x)
-            x_adv = (x + radius * (2 * (noise or GeneratorNoise()).uniform(x) - 1)).clamp(0, 1)
+        around = self.threat.with_epsilon(self.noise * self.threat.epsilon)
+        x_adv = around.random_start(x, noise or GeneratorNoise())
         with frozen(model):
-            if crafting is not None:
-                x_adv = crafting.step(0, x_adv, x)
-            if not is_blind(crafting):
-                grad, _, _ = input_gradient(model, x_adv, y, loss)
-                x_adv = torch.clamp(x_adv + per_image(step_size, x) * grad.sign(), 0, 1)
-        return x_adv.detach()
+            x_adv, grad = crafted_gradient(model, x_adv, x, y, loss, crafting)
+        return self.threat.ascend(x_adv, grad, step_size).clamp(0, 1).detach()

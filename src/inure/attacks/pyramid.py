@@ -1,6 +1,6 @@
 """Perturbations at several scales (Pyramid adversarial training, Herrmann et al., 2022, arXiv:2111.15121)."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from ..models.modes import frozen
 from ..noise import GeneratorNoise
 from ..threat import Linf
 from ..types import Crafting, Criterion, Images, Labels, Noise
-from .gradient import input_gradient, is_blind
+from .gradient import crafted_gradient
 
 
 class Pyramid(Settings):
@@ -30,6 +30,11 @@ class Pyramid(Settings):
         The paper's code has cells of 32, 16 and 1 pixels in images of 224 with scalars 20, 10 and 1, 5 steps, and
         epsilon 6/255 in images of [-1, 1], which is 3/255 here. It clamps after each level, here once after the sum.
     """
+
+    refuses: ClassVar[dict[str, str]] = {
+        "perturbation_masking": "perturbs cells of several sizes, which patches cannot reset"
+    }
+    """Tricks that do not work with it, and why."""
 
     kind: Literal["pyramid"] = "pyramid"
     threat: Linf = Linf(epsilon=3 / 255)
@@ -71,12 +76,7 @@ class Pyramid(Settings):
         with frozen(model):
             for k in range(self.steps):
                 moved = self._moved(x, levels)
-                x_adv = moved.clamp(0, 1)
-                if crafting is not None:
-                    x_adv = crafting.step(k, x_adv, x)
-                if is_blind(crafting):
-                    continue
-                grad, _, _ = input_gradient(model, x_adv, y, loss)
+                _, grad = crafted_gradient(model, moved.clamp(0, 1), x, y, loss, crafting, k)
                 grad = grad * ((moved >= 0) & (moved <= 1))  # through the clamp; at 0 and 1 there is a way inside
                 # The mean over a cell has the sign of the sum
                 signs = [F.avg_pool2d(grad, side).sign() for side in self.cells]

@@ -12,7 +12,7 @@ from ..models.modes import frozen
 from ..noise import GeneratorNoise
 from ..threat import Linf
 from ..types import Crafting, Criterion, Images, Labels, Noise
-from .gradient import input_gradient, is_blind
+from .gradient import crafted_gradient
 
 
 class ZeroGrad(Settings):
@@ -48,12 +48,8 @@ class ZeroGrad(Settings):
         step_size = 2 * self.threat.epsilon if self.step_size is None else self.step_size
         x_adv = self.threat.random_start(x, noise or GeneratorNoise())
         with frozen(model):
-            if crafting is not None:
-                x_adv = crafting.step(0, x_adv, x)
-            if not is_blind(crafting):
-                grad, _, _ = input_gradient(model, x_adv, y, loss)
-                x_adv = self.threat.project(self.threat.ascend(x_adv, self._large(grad), step_size), x)
-        return x_adv.detach()
+            x_adv, grad = crafted_gradient(model, x_adv, x, y, loss, crafting)
+        return self.threat.project(self.threat.ascend(x_adv, self._large(grad), step_size), x).detach()
 
     def _large(self, grad: Tensor) -> Tensor:
         """The gradient with its smallest coordinates set to zero, image by image."""

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from ..console import points
 from ..evaluation.intervals import Z95
 from .lab import Lab
 
@@ -24,7 +25,7 @@ class Interval:
 
     def text(self) -> str:
         """In percentage points."""
-        return f"{100 * self.difference:+.1f} [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
+        return points(self.difference, (self.low, self.high))
 
 
 @dataclass(frozen=True)

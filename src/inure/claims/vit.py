@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from ..comparison import compare_outcomes
 from ..errors import UserError
+from ..evaluation.results import SUMMARY
 from ..run import Run
 from ..study import Study, load_study
 from ..study.jobs import Job, jobs_of
@@ -57,7 +58,7 @@ class Question:
         study = self._part(load_study(self.study).at(lab.scale)).with_overrides(lab.overrides, [*lab.seeds])
         folder = run_study(study, lab.folder / "studies" / self.study, quiet=lab.quiet)
         jobs = {(job.name, job.seed): job for job in jobs_of(study, folder) if job.is_cell}
-        rows, answers, reasons = [], [], []
+        rows, answers, reasons, accuracies = [], [], [], _accuracies(jobs)
         for condition in self.conditions:
             for label, mine, other in _pairs(study, condition):
                 gaps = _gaps(jobs, mine, other, lab.seeds)
@@ -76,8 +77,8 @@ class Question:
             "; ".join(reasons),
             ["comparison", "points by seed", "answer"],
             rows,
-            dots(_accuracies(jobs)),
-            {"study": str(self.study), "accuracies": _accuracies(jobs)},
+            dots(accuracies),
+            {"study": self.study, "accuracies": accuracies},
         )
 
     def _part(self, study: Study) -> Study:
@@ -121,8 +122,7 @@ def _learned(job: Job) -> bool:
     """Whether the net knows more of clean images than chance, beyond the 95 % interval."""
     if _failed(job):
         return False
-    summary = json.loads((job.evaluation / "summary.json").read_text(encoding="utf-8"))
-    return summary["interval95"]["clean"][0] > 1 / Run(job.folder).info()["num_classes"]
+    return _summary(job)["interval95"]["clean"][0] > 1 / Run(job.folder).info()["num_classes"]
 
 
 def _failed(job: Job) -> bool:
@@ -131,8 +131,12 @@ def _failed(job: Job) -> bool:
 
 def _alone(job: Job) -> tuple[float, float, float]:
     """Robust accuracy and its interval."""
-    summary = json.loads((job.evaluation / "summary.json").read_text(encoding="utf-8"))
+    summary = _summary(job)
     return summary["robust_accuracy"], *summary["interval95"]["robust"]
+
+
+def _summary(job: Job) -> dict[str, Any]:
+    return json.loads((job.evaluation / SUMMARY).read_text(encoding="utf-8"))
 
 
 def _accuracies(jobs: dict[tuple[str, int], Job]) -> dict[str, dict[str, list[float]]]:

@@ -113,13 +113,17 @@ def _claims() -> Iterable[tuple[str, str]]:
 def _crafting() -> Iterable[tuple[str, str]]:
     from ..crafting import TRICKS
 
-    return ((name, (sys.modules[trick.__module__].__doc__ or "").strip()) for name, trick in TRICKS.items())
+    return ((name, _first_line(trick)) for name, trick in TRICKS.items())
 
 
 def _kinds(classes: Iterable[Any]) -> Iterable[tuple[str, str]]:
-    """The kind and the first line of the file: what it is and whose; the class itself begins with its formula."""
     for cls in classes:
-        yield cls.model_fields["kind"].default, (sys.modules[cls.__module__].__doc__ or "").strip().splitlines()[0]
+        yield cls.model_fields["kind"].default, _first_line(cls)
+
+
+def _first_line(cls: type) -> str:
+    """Of the file: what it is and whose; the class itself begins with its formula."""
+    return (sys.modules[cls.__module__].__doc__ or "").strip().splitlines()[0]
 
 
 _LISTS: dict[str, Callable[[], Iterable[tuple[str, str]]]] = {

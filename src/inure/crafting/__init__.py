@@ -1,6 +1,6 @@
 """Tricks that act only while training images are crafted. To add one: write the file, add its field here, its card."""
 
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import model_validator
 from torch import nn
@@ -10,12 +10,6 @@ from ..types import Images
 from .attention_dropping import AttentionDropping
 from .perturbation_masking import PerturbationMasking
 from .token_dropping import TokenDropping
-
-TRICKS = {
-    "attention_dropping": AttentionDropping,
-    "perturbation_masking": PerturbationMasking,
-    "token_dropping": TokenDropping,
-}
 
 
 class Tricks(Settings):
@@ -70,7 +64,9 @@ class Tricks(Settings):
 
     @property
     def _on(self) -> list[Any]:
-        return [trick for name in TRICKS if (trick := getattr(self, name)) is not None]
+        return [trick for _, trick in self if trick is not None]
 
+
+TRICKS = {name: get_args(field.annotation)[0] for name, field in Tricks.model_fields.items()}
 
 __all__ = ["TRICKS", "AttentionDropping", "PerturbationMasking", "TokenDropping", "Tricks"]

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ..config import Settings
 from ..errors import UserError
-from ..schedules import Share
+from ..schedules import Share, warm
 from ..types import Images
 from .gates import Gate, find_carriers, gates_of, is_compiled
 
@@ -42,16 +42,13 @@ class AttentionDropping(Settings):
         Raises:
             UserError: If the net has no attention.
         """
-        if not gates_of(model):
-            allowed = "null for a net without attention modules"
-            raise UserError("crafting.attention_dropping", "on", allowed, "a vision transformer as model.name")
+        _gates_within(model)
 
     def begin(self, model: nn.Module, progress: float) -> None:
         """``progress`` decides the keep-probability."""
-        self.prepare(model)
-        self._keep = min(progress / self.warmup, 1.0) if self.warmup else 1.0
+        self._keep = warm(progress, self.warmup)
         if self._keep < 1:
-            self._model, self._gates = model, gates_of(model)
+            self._model, self._gates = model, _gates_within(model)
 
     def step(self, k: int, x_adv: Images, x: Images) -> Images:
         """Draw which blocks the next gradient passes by; nothing is drawn after the warm-up."""
@@ -90,3 +87,11 @@ class AttentionDropping(Settings):
             find_carriers(self._model, self._gates, x[:2])
         carrying = [row for gate, row in zip(self._gates, kept, strict=True) if gate.carries]
         return bool(carrying) and not bool(torch.stack(carrying).any())
+
+
+def _gates_within(model: nn.Module) -> list[Gate]:
+    gates = gates_of(model)
+    if not gates:
+        allowed = "null for a net without attention modules"
+        raise UserError("crafting.attention_dropping", "on", allowed, "a vision transformer as model.name")
+    return gates

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ..config import Settings, Whole
 from ..errors import UserError
-from ..schedules import Share
+from ..schedules import Share, warm
 from ..types import Images
 
 
@@ -44,7 +44,7 @@ class PerturbationMasking(Settings):
 
     def begin(self, model: nn.Module, progress: float) -> None:
         """``progress`` decides how many patches are hidden."""
-        self._hidden = 1 - min(progress / self.warmup, 1.0) if self.warmup else 0.0
+        self._hidden = 1 - warm(progress, self.warmup)
 
     def step(self, k: int, x_adv: Images, x: Images) -> Images:
         """The image at which the next gradient is taken.

@@ -109,11 +109,9 @@ class ImageSet:
         """The images of some classes, whose labels then count in the order given."""
         assert self.readout is None
         assert self.accepted is None
-        place = torch.full((self.num_classes,), -1)
-        place[list(classes)] = torch.arange(len(classes))
-        labels = place[self.labels]
-        chosen = replace(self, labels=labels, class_names=tuple(self.class_names[k] for k in classes))
-        return chosen.subset((labels >= 0).nonzero().flatten())
+        rows, labels = rows_of_classes(self.labels, classes)
+        names = tuple(self.class_names[k] for k in classes)
+        return replace(self.subset(rows), labels=labels, class_names=names)
 
     def head(self, n: int | None) -> "ImageSet":
         """The first ``n`` images, or all of them if there are fewer or ``n`` is None."""
@@ -140,3 +138,9 @@ class ImageSet:
         if not isinstance(self.pixels, Tensor):
             return self
         return replace(self, pixels=self.pixels.to(device))
+
+
+def rows_of_classes(labels: Tensor, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Which of (N,) labels are among ``classes``, and the place of each of them there, both (M,) int64."""
+    rows, places = (labels[:, None] == torch.tensor(classes)).nonzero(as_tuple=True)
+    return rows, places

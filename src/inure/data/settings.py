@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..config import Settings, Whole, parse_real
 from ..errors import UserError
-from .image_set import ImageSet
+from .image_set import ImageSet, rows_of_classes
 from .sources import find_source, load, load_labels
 from .spec import choose_splits
 from .split import stratified_split
@@ -107,8 +107,7 @@ class Data(Settings):
         if self.classes is None:
             return labels, names
         numbers = self._numbers(names)
-        found = (labels[:, None] == torch.tensor(numbers)).nonzero()[:, 1]
-        return found, tuple(names[k] for k in numbers)
+        return rows_of_classes(labels, numbers)[1], tuple(names[k] for k in numbers)
 
     def _numbers(self, names: tuple[str, ...]) -> list[int]:
         numbers = []

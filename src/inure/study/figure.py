@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..drawing import png
-from .results import CellResult, mean_and_deviation
+from .results import CellResult, compared, mean_and_deviation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,13 +22,13 @@ def figure_of(cells: Sequence[CellResult], title: str = "") -> bytes:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    compared = any(cell.against is not None for cell in cells)
-    drawing = Figure(figsize=(11 if compared else 7, 1.5 + 0.42 * len(cells)), layout="constrained")
-    panels = drawing.subplots(1, 2 if compared else 1, sharey=True, squeeze=False)[0]
+    paired = compared(cells)
+    drawing = Figure(figsize=(11 if paired else 7, 1.5 + 0.42 * len(cells)), layout="constrained")
+    panels = drawing.subplots(1, 2 if paired else 1, sharey=True, squeeze=False)[0]
     _accuracies(panels[0], cells)
     panels[0].set_yticks(range(len(cells)), [cell.name for cell in cells])
     panels[0].set_ylim(len(cells) - 0.5, -0.5)
-    if compared:
+    if paired:
         _differences(panels[1], cells)
     for axes in panels:
         for row in range(0, len(cells), 2):
@@ -77,7 +77,7 @@ def _differences(axes: "Axes", cells: Sequence[CellResult]) -> None:
                     elinewidth=0.9, alpha=0.6,
                 )  # fmt: skip
             if found:
-                mean = sum(one.difference for one in found) / len(found)
+                mean, _ = mean_and_deviation([one.difference for one in found])
                 axes.plot(100 * mean, row + place, "D", color=colour, markersize=5, zorder=3)
     axes.axvline(0, color="0.3", linewidth=0.9, zorder=1)
     axes.set_xlabel("difference to the reference, points (seeds: 95 %)")

@@ -95,6 +95,11 @@ def collect(study: Study, jobs: Sequence[Job], records: Mapping[Path, Mapping[st
     return results
 
 
+def compared(cells: Sequence[CellResult]) -> bool:
+    """Whether any of them has a reference."""
+    return any(cell.against is not None for cell in cells)
+
+
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
     """Mean and sample standard deviation; None for that of a single value."""
     mean = sum(values) / len(values)

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ..console import percent
-from .results import CellResult, Difference, mean_and_deviation
+from ..console import percent, points
+from .results import CellResult, compared, mean_and_deviation
 
 _PLAIN = ["run", "clean (mean, sd)", "robust (mean, sd)", "robust by seed"]
 _PAIRED = ["clean difference", "robust difference", "robust difference by seed [95 %]"]
@@ -13,12 +13,12 @@ _COUNTS = ["seeds", "failed"]
 
 def header_of(cells: Sequence[CellResult]) -> list[str]:
     """The columns; differences only where there is something to compare with."""
-    return [*_PLAIN, *(_PAIRED if _compared(cells) else []), *_COUNTS]
+    return [*_PLAIN, *(_PAIRED if compared(cells) else []), *_COUNTS]
 
 
 def rows_of(cells: Sequence[CellResult]) -> list[list[Any]]:
     """A row for each cell; accuracies in percent, differences in percentage points."""
-    paired = _compared(cells)
+    paired = compared(cells)
     return [
         [
             cell.name,
@@ -35,7 +35,7 @@ def rows_of(cells: Sequence[CellResult]) -> list[list[Any]]:
 
 def short_table(cells: Sequence[CellResult]) -> tuple[list[str], list[list[Any]]]:
     """Columns and rows for a terminal: no single seeds."""
-    paired = _compared(cells)
+    paired = compared(cells)
     columns = ["run", "clean", "robust", *(["clean diff.", "robust diff."] if paired else []), "seeds"]
     rows = []
     for cell, row in zip(cells, rows_of(cells), strict=True):
@@ -44,21 +44,12 @@ def short_table(cells: Sequence[CellResult]) -> tuple[list[str], list[list[Any]]
     return columns, rows
 
 
-def _compared(cells: Sequence[CellResult]) -> bool:
-    return any(cell.against is not None for cell in cells)
-
-
 def _differences(cell: CellResult) -> list[str]:
     if cell.against is None:
         return ["reference", "reference", ""]
     found = [cell.differing(quantity) for quantity in ("clean_accuracy", "robust_accuracy")]
     means = [_spread([one.difference for one in column], sign="+", unit="") for column in found]
-    return [*means, "; ".join(_with_interval(one) for one in found[1]) or "-"]
-
-
-def _with_interval(one: Difference) -> str:
-    low, high = one.interval95
-    return f"{100 * one.difference:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+    return [*means, "; ".join(points(one.difference, one.interval95) for one in found[1]) or "-"]
 
 
 def _spread(values: Sequence[float], *, sign: str, unit: str) -> str:
