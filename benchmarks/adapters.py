@@ -30,7 +30,7 @@ from inure.methods import CoTraining
 from inure.models import Model, build
 from inure.models.adapt import adapt, in_domain
 from inure.models.modes import attack_mode, frozen
-from inure.recipe import Regime
+from inure.regime import Regime
 from inure.threat import Linf
 from inure.train import train_step
 from inure.types import Batch

@@ -24,7 +24,7 @@ from inure.losses import kl
 from inure.methods import PGDAT, TRADES
 from inure.models import Model, build
 from inure.models.modes import attack_mode, frozen
-from inure.recipe import Regime
+from inure.regime import Regime
 from inure.threat import Linf
 from inure.train import train_step
 from inure.types import Batch

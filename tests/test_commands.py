@@ -18,8 +18,8 @@ from lightning_fabric import Fabric
 from faults import stderr_to
 from inure import commands
 from inure.data import Data
-from inure.forecast import passes
 from inure.models import Model, build
+from inure.passes import passes
 from inure.recipe import load_recipe
 from inure.train import train, train_step
 from inure.types import Batch

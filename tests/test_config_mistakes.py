@@ -74,7 +74,7 @@ def recipe(*overrides: str) -> Recipe:
         (["balance.train.label_smoothing=1"], "balance.train.label_smoothing: got 1; allowed a number < 1"),
         (["evaluation.suite=pgd-20"], "evaluation.suite: got pgd-20; allowed clean | fgsm | pgd20 |"),
         (["engine.devices=two"], "engine.devices: got two; allowed a whole number or auto"),
-        (["penalties=[1]"], "penalties: got [1]; allowed a list of at most 0"),
+        (["penalties=[1]"], "penalties.0: got 1; allowed a mapping of settings"),
         (["trackers=[excel]"], "trackers.0: got excel; allowed tensorboard | wandb | mlflow"),
         (["epochs.x=3"], "epochs.x: got epochs is not a mapping; allowed a key of the recipe"),
         (["epochs.kind=3"], "epochs.kind: got epochs is not a mapping; allowed a key of the recipe"),

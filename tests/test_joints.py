@@ -13,7 +13,7 @@ from inure.losses import cross_entropy
 from inure.methods import MART, PGDAT, TRADES, Standard
 from inure.optimizers import SGD
 from inure.perturbation import AWP
-from inure.recipe import Regime
+from inure.regime import Regime
 from inure.schedules import Piecewise, Ramp
 from inure.threat import Linf
 from inure.train import step_of, train_step

@@ -6,7 +6,7 @@ import pytest
 
 from inure.attacks import FGSM, PGD
 from inure.errors import UserError
-from inure.recipe import Regime
+from inure.regime import Regime
 from inure.schedules import Constant, Cosine, OneCycle, Piecewise, Ramp
 from inure.threat import L2, Linf
 

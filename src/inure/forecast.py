@@ -3,47 +3,17 @@
 import time
 
 import torch
-from lightning_fabric import Fabric
-from torch import Tensor, nn
 
-from . import engine
+from . import engine, memory
 from .data import to_batch
-from .models import Model, build
+from .models import build
+from .passes import END, passes
 from .recipe import Recipe
 from .run import yaml_of
 from .train import step_of
 from .types import Batch
 
 _MEASURED = 16
-_END = 1 - 1e-9
-
-
-def passes(recipe: Recipe) -> dict[str, float]:
-    """Passes of one training step at full strength, in units of one batch, counted on a net of two layers.
-
-    A forward with gradients switched on has its backward: a full one if the parameters want gradients, one to the
-    images if they are frozen.
-    """
-    counts = {"forwards": 0, "input_backwards": 0, "full_backwards": 0}
-    images = 20  # of which a fifth is a whole number
-
-    def count(net: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        counts["forwards"] += len(arguments[0])
-        if torch.is_grad_enabled():
-            full = any(p.requires_grad for p in net.parameters())
-            counts["full_backwards" if full else "input_backwards"] += len(arguments[0])
-
-    with torch.random.fork_rng(devices=[]):
-        net = build(Model(name="cnn_tiny"), num_classes=4, shape=(1, 8, 8))
-        net.register_forward_pre_hook(count)
-        fabric = Fabric(accelerator="cpu", devices=1)
-        model, optimizer = fabric.setup(net, recipe.optimizer.build(net))
-        batch = Batch(torch.rand(images, 1, 8, 8), torch.arange(images) % 4, torch.arange(images), _END)
-        step_of(recipe.method)(
-            fabric, model, optimizer, batch, method=recipe.method, balance=recipe.balance, regime=recipe.regime,
-            perturbation=recipe.perturbation,
-        )  # fmt: skip
-    return {name: value / images for name, value in counts.items()}
 
 
 def forecast(recipe: Recipe) -> None:
@@ -62,12 +32,14 @@ def forecast(recipe: Recipe) -> None:
         rows = torch.arange(min(measured, len(training)))
         pixels, labels = training.batch(rows).to(fabric.device), training.labels[rows].to(fabric.device)
         x, y = to_batch(pixels, labels, recipe.augment, training.num_classes)
+        facts = memory.facts_of(training.labels, training.num_classes, training.shape, len(rows), fabric.device)
+        batch = Batch(x, y, rows, END, memory.begin(recipe, facts))
         seconds = 0.0
         for _ in range(2):  # the first one warms up
             begin = time.perf_counter()
             logged = step_of(recipe.method)(
-                fabric, model, optimizer, Batch(x, y, rows, _END), method=recipe.method, balance=recipe.balance,
-                regime=recipe.regime, crafting=recipe.crafting, perturbation=recipe.perturbation,
+                fabric, model, optimizer, batch, method=recipe.method, balance=recipe.balance, regime=recipe.regime,
+                crafting=recipe.crafting, penalties=recipe.penalties, perturbation=recipe.perturbation,
                 clip_norm=recipe.optimizer.clip_norm,
             )  # fmt: skip
             float(logged["loss"])

@@ -1,7 +1,8 @@
 """What a run remembers of itself: the tally of an epoch, its record, warnings, and where they go."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -63,8 +64,16 @@ class Ledger:
         if self._writes:
             self.run.forget_after(step)
 
-    def close_epoch(self, epoch: int, step: int, progress: float, lr: float, validation: dict[str, float]) -> None:
-        """Write the record of the epochs since the last one, say it, and warn where it gives reason to."""
+    def close_epoch(
+        self,
+        epoch: int,
+        step: int,
+        progress: float,
+        lr: float,
+        validation: dict[str, float],
+        noted: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        """Write the record of the epochs since the last one, and what else is noted; say it and warn if need be."""
         images, steps, seconds = (max(self._counts[name], 1e-9) for name in ("images", "steps", "seconds"))
         sums = {name: float(value) for name, value in self._sums.items()}
         attack = getattr(self.recipe.method, "attack", None)
@@ -73,6 +82,7 @@ class Ledger:
             "event": "epoch", "epoch": epoch, "step": step, "progress": progress, "lr": lr, "epsilon": epsilon,
             "seconds": seconds, "images_per_second": images / seconds,
             "train": {name: value / steps for name, value in sums.items()}, "validation": validation,
+            **noted,
         }  # fmt: skip
         self._history.append(record)
         self._sums, self._counts, self._begin = {}, dict.fromkeys(_COUNTS, 0.0), time.monotonic()

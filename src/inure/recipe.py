@@ -21,46 +21,14 @@ from .methods import Method, Standard
 from .models import Model
 from .optimizers import Optimizer
 from .optimizers.sgd import SGD
+from .penalties import AnyPenalty
 from .perturbation import Perturbation
-from .schedules import Cosine, Factor, Schedule
+from .regime import Regime
+from .schedules import Cosine, Schedule
 from .shipped import recipe_tree
 from .threat import Linf, ThreatModel
-from .types import Crafting, Images, Search
 
 Positive = Annotated[Whole, Field(ge=1)]
-
-
-class Regime(Settings):
-    """How the attack grows during training. Each factor is a function of progress."""
-
-    epsilon: Factor | None = None
-    """Multiplies epsilon and the step size (epsilon warm-up)."""
-    steps: Factor | None = None
-    """Multiplies the number of steps, rounded, at least 1."""
-
-    def scale(self, attack: Any, progress: float) -> Any:
-        """``attack`` as it is at ``progress``."""
-        if self.epsilon is not None:
-            factor = self.epsilon.at(progress)
-            change: dict[str, Any] = {"threat": attack.threat.with_epsilon(attack.threat.epsilon * factor)}
-            if attack.step_size is not None:
-                change["step_size"] = attack.step_size * factor
-            attack = attack.model_copy(update=change)
-        if self.steps is not None:
-            attack = attack.model_copy(update={"steps": max(1, round(attack.steps * self.steps.at(progress)))})
-        return attack
-
-    def search(self, method: Any, progress: float, crafting: Crafting | None = None) -> Search | None:
-        """What ``method.craft`` attacks with: its attack, or another given as ``search``; None if it has none."""
-        if not hasattr(method, "attack"):
-            return None
-
-        def attack(*arguments: Any, search: Any = None, **options: Any) -> Images:
-            x_adv = self.scale(search or method.attack, progress)(*arguments, crafting=crafting, **options)
-            finish = getattr(crafting, "finish", None)
-            return x_adv if finish is None else finish(x_adv, arguments[1])
-
-        return attack
 
 
 class EvaluationSettings(Settings):
@@ -116,7 +84,7 @@ class Recipe(Settings):
     augment: Augment | None = None
     model: Model = Model()
     method: Method = Standard()
-    penalties: Annotated[list[Any], Field(max_length=0)] = []
+    penalties: list[AnyPenalty] = []
     balance: Balance = Balance()
     regime: Regime = Regime()
     crafting: Tricks | None = None
@@ -128,6 +96,8 @@ class Recipe(Settings):
     evaluation: EvaluationSettings = EvaluationSettings()
     checkpoint: Checkpoint = Checkpoint()
     guards: Guards = Guards()
+    measures: Annotated[list[Any], Field(max_length=0)] = []
+    """What is measured of the net between epochs, on validation images."""
     trackers: list[Literal["tensorboard", "wandb", "mlflow"]] = []
     """Besides metrics.jsonl; each needs its extra: pip install 'inure[tensorboard]'."""
 
@@ -144,14 +114,15 @@ def refuse_impossible(recipe: Recipe) -> None:
         UserError: Naming the setting to change.
     """
     attack = getattr(recipe.method, "attack", None)
-    for name, given, value in (
-        ("regime.epsilon", "a schedule", recipe.regime.epsilon),
-        ("regime.steps", "a schedule", recipe.regime.steps),
-        ("crafting", "tricks", recipe.crafting),
+    for name, given, value, off in (
+        ("regime.epsilon", "a schedule", recipe.regime.epsilon, "null"),
+        ("regime.steps", "a schedule", recipe.regime.steps, "null"),
+        ("regime.phases", "phases", recipe.regime.phases, "[]"),
+        ("crafting", "tricks", recipe.crafting, "null"),
     ):
-        if attack is None and value is not None:
-            allowed = f"null: method {recipe.method.kind} does not attack"
-            raise UserError(name, given, allowed, f"{name}=null or method.kind=pgd_at")
+        if attack is None and value:
+            allowed = f"{off}: method {recipe.method.kind} does not attack"
+            raise UserError(name, given, allowed, f"{name}={off} or method.kind=pgd_at")
     others = getattr(recipe.method, "adversaries", {}).values()
     searches = [search for search in (attack, *others) if search is not None]
     for search in searches if recipe.crafting is not None else ():
@@ -167,13 +138,30 @@ def refuse_impossible(recipe: Recipe) -> None:
         if getattr(recipe.balance, name) != getattr(Balance(), name):
             raise UserError(f"balance.{name}", "a criterion", f"the default: method {recipe.method.kind} ignores it")
     for name in getattr(recipe.method, "refuses", ()):
-        if getattr(recipe, name) is not None:
-            allowed = f"null: the step of method {recipe.method.kind} has no place for it"
-            given = "tricks" if name == "crafting" else getattr(recipe, name).kind
-            raise UserError(name, given, allowed, f"{name}=null")
+        if getattr(recipe, name):
+            off = "[]" if name == "penalties" else "null"
+            allowed = f"{off}: the step of method {recipe.method.kind} has no place for it"
+            given = getattr(getattr(recipe, name), "kind", "tricks" if name == "crafting" else "terms")
+            raise UserError(name, given, allowed, f"{name}={off}")
+    _refuse_penalties(recipe)
     _refuse_other_domains(recipe)
     if attack is None and recipe.checkpoint.metric == "robust" and recipe.evaluation.threat.epsilon == 0:
         raise UserError("checkpoint.metric", "robust", "clean: evaluation.threat.epsilon is 0")
+
+
+def _refuse_penalties(recipe: Recipe) -> None:
+    """The same one twice, or one that the method or a compiled net cannot have."""
+    kinds = [penalty.kind for penalty in recipe.penalties]
+    for number, penalty in enumerate(recipe.penalties):
+        name = f"penalties[{number}]"
+        if penalty.kind in kinds[:number]:
+            raise UserError(name, penalty.kind, "penalties that differ")
+        if getattr(penalty, "eager", False) and recipe.engine.compile:
+            allowed = "false: compiled nets cannot be differentiated twice"
+            raise UserError("engine.compile", f"true with penalty {penalty.kind}", allowed, "engine.compile=false")
+        if getattr(penalty, "needs_attack", False) and not hasattr(recipe.method, "attack"):
+            allowed = f"others: method {recipe.method.kind} does not attack"
+            raise UserError(name, penalty.kind, allowed, "method.kind=pgd_at")
 
 
 def _refuse_other_domains(recipe: Recipe) -> None:

@@ -9,7 +9,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from . import engine, files, snapshot, statistics
+from . import files, snapshot, statistics
+from . import memory as memories
 from .averaging import SWA, Averager
 from .checkpoints import Checkpoints, write_weights
 from .config import dump
@@ -19,12 +20,13 @@ from .errors import NonFinite, Stop, UserError
 from .guards import FiniteGuard
 from .interrupts import Interrupts
 from .ledger import Ledger, accuracies_text
-from .models import build
-from .models.adapters import settle
+from .measures import Probe, balanced_order
+from .passes import saved
 from .recipe import Recipe
 from .run import Run
 from .snapshot import Progress, hash_of
 from .tracking import open_trackers
+from .types import Memory
 from .validation import Validator, accuracies, domain_distance
 
 _SYNC_EVERY = 16
@@ -34,15 +36,17 @@ _SHOW_SECONDS = 1.0
 
 
 class Session:
-    """One run in one process. Made by ``build``; ``train`` drives it."""
+    """One run in one process. Made by ``assemble``; ``train`` drives it."""
 
     def __init__(
         self, fabric: Any, recipe: Recipe, run: Run, model: nn.Module, optimizer: Any, averager: Averager | None,
-        loader: Loader, validator: Validator, *, num_classes: int, deadline: float | None, quiet: bool,
+        loader: Loader, validator: Validator, memory: Memory, *, num_classes: int, deadline: float | None, quiet: bool,
     ) -> None:  # fmt: skip
         self.fabric, self.recipe, self.run = fabric, recipe, run
         self.model, self.optimizer, self.averager = model, optimizer, averager
         self.loader, self.validator, self.num_classes = loader, validator, num_classes
+        self.memory = memory
+        self._probe_images = validator.images.subset(balanced_order(validator.images.labels))
         self.total_steps = recipe.epochs * loader.steps_per_epoch
         self.progress = Progress()
         self.bars = Bars(quiet=quiet or fabric.global_rank > 0)
@@ -52,54 +56,6 @@ class Session:
         self._guard = FiniteGuard()
         self._interrupts = Interrupts(deadline)
         self._clock = self._show_next = time.monotonic()
-
-    @classmethod
-    def build(
-        cls, fabric: Any, recipe: Recipe, run: Run, *, seed: int, deadline: float | None, quiet: bool
-    ) -> "Session":
-        """Data, net, optimizer and averager as the recipe says, with the newest checkpoint loaded."""
-        training, validation = recipe.data.load_training(recipe.model.img_size)
-        torch.manual_seed(seed)
-        net = build(recipe.model, num_classes=training.num_classes, shape=training.shape)
-        if net.mixture is not None:  # before it is compiled
-            settle(net, training.batch(torch.arange(2)).cpu().float() / 255)
-        if recipe.crafting is not None:
-            recipe.crafting.prepare(net)
-        net = engine.prepare(recipe.engine, net)
-        model, optimizer = fabric.setup(net, recipe.optimizer.build(net))
-        averager = recipe.averaging.build(local_module(model)) if recipe.averaging else None
-        place = {"device": fabric.device, "rank": fabric.global_rank, "world_size": fabric.world_size}
-        loader = Loader(
-            training.to(fabric.device), batch_size=recipe.batch_size, seed=recipe.seed, augment=recipe.augment,
-            num_workers=recipe.data.workers, **place,
-        )  # fmt: skip
-        validator = Validator(
-            validation.to(fabric.device), recipe.evaluation, clean=getattr(recipe.method, "clean", None),
-            robust=getattr(recipe.method, "robust", None), **place,
-        )  # fmt: skip
-        session = cls(
-            fabric, recipe, run, model, optimizer, averager, loader, validator,
-            num_classes=training.num_classes, deadline=deadline, quiet=quiet,
-        )  # fmt: skip
-        apart = isinstance(recipe.data.validation, str)  # else both were cut from the same files, and count the same
-        skipped = training.skipped + (validation.skipped if apart else 0)
-        if skipped:
-            session.bars.say(f"warning: {skipped} images could not be decoded and were left out")
-        if fabric.is_global_zero:
-            data = {
-                "source": recipe.data.source, "train_examples": len(training), "validation_examples": len(validation),
-                "hash": training.hash, "skipped": skipped,
-            }  # fmt: skip
-            run.write_info(
-                status="running", command=run.command(), data=data, class_names=list(training.class_names),
-                num_classes=training.num_classes, input_shape=list(training.shape),
-            )  # fmt: skip
-        session._restore()
-        if session.progress.step > 0 and fabric.is_global_zero:
-            run.log({"event": "resume", "step": session.progress.step})
-        if session.progress.step == 0 and recipe.guards.nonfinite == "rollback":
-            session.save()  # something to go back to
-        return session
 
     def __enter__(self) -> Self:
         if self.fabric.is_global_zero:
@@ -123,6 +79,13 @@ class Session:
         self._interrupts.__exit__(kind, error, trace)
         for tracker in self.ledger.trackers:
             tracker.close()
+
+    def method(self, progress: float) -> Any:
+        """What trains at ``progress``: the recipe's method, or what a phase of its regime makes of it."""
+        state = self.progress
+        state.phase = self.recipe.regime.phase(progress, state.phase)
+        state.phase_steps[str(state.phase)] = state.phase_steps.get(str(state.phase), 0) + 1
+        return self.recipe.regime.method(self.recipe.method, state.phase)
 
     def set_lr(self, progress: float) -> None:
         """The learning rate at ``progress``."""
@@ -151,6 +114,8 @@ class Session:
         state, recipe = self.progress, self.recipe
         state.epoch += 1
         state.step_in_epoch = 0
+        noted = memories.end_epoch(recipe, self.memory)
+        measured = self._measure()
         if state.epoch % recipe.checkpoint.every and state.epoch < recipe.epochs:
             return
         module = self._evaluated_module()
@@ -166,7 +131,8 @@ class Session:
                 write_weights(self.run.checkpoints / "best.safetensors", module)
         lr = self.optimizer.param_groups[0]["lr"]
         self._average_tally()
-        self.ledger.close_epoch(state.epoch, state.step, state.step / self.total_steps, lr, validation)
+        noted |= {"measures": measured} if recipe.measures else {}
+        self.ledger.close_epoch(state.epoch, state.step, state.step / self.total_steps, lr, validation, noted)
         self.save()
 
     def finish(self) -> None:
@@ -174,7 +140,8 @@ class Session:
         if self.fabric.is_global_zero:
             chosen = self.run.checkpoints / f"{self.recipe.checkpoint.select}.safetensors"
             files.write_bytes(self.run.weights, chosen.read_bytes())
-            self.run.write_info(status="finished", selected=self.recipe.checkpoint.select)
+            cost = saved(self.recipe, self.progress.phase_steps) if self.recipe.regime.phases else None
+            self.run.write_info(status="finished", selected=self.recipe.checkpoint.select, phases=cost)
         self.fabric.barrier()
 
     def save(self) -> None:
@@ -183,7 +150,9 @@ class Session:
         state.seconds, self._clock = state.seconds + now - self._clock, now
         self._average_tally()
         state.sums = self.ledger.sums()
-        content = snapshot.take(self.fabric, self.recipe_hash, state, self._local, self.optimizer, self.averager)
+        content = snapshot.take(
+            self.fabric, self.recipe_hash, state, self._local, self.optimizer, self.averager, self.memory
+        )
         if self.fabric.is_global_zero:
             self.checkpoints.save(state.step, content)
             self._write_progress()
@@ -205,22 +174,30 @@ class Session:
             error.checkpoint = last
             raise error
         factor = self.progress.lr_factor * guards.rollback_factor
-        self._restore()
+        self.restore()
         self.progress.rollbacks, self.progress.lr_factor = done + 1, factor
         # Logged at the step of the checkpoint, or the next resume would forget them with the steps that it repeats
         self._warn("nonfinite", detail)
         self._warn("rollback", f"back to step {self.progress.step}, lr times {factor:g}")
 
     @property
+    def _state(self) -> tuple[nn.Module, Any, Averager | None, Memory]:
+        """What of a checkpoint changes with every step."""
+        return self._local, self.optimizer, self.averager, self.memory
+
+    @property
     def _local(self) -> nn.Module:
         return local_module(self.model)
 
-    def _restore(self) -> None:
+    def restore(self) -> None:
+        """Continue from the newest checkpoint, if there is one."""
         content, refused = self.checkpoints.load(self.recipe_hash)
         for line in refused:
             self.bars.say(f"warning: {line}")
         if content is not None:
-            self.progress = snapshot.put_back(self.fabric, content, self._local, self.optimizer, self.averager)
+            self.progress = snapshot.put_back(
+                self.fabric, content, self._local, self.optimizer, self.averager, self.memory
+            )
             if self.fabric.is_global_zero:
                 self._write_progress()  # a kill may have come between the checkpoint and run.json
         self._guard.reset()
@@ -252,7 +229,9 @@ class Session:
             return self._local
         averaged, state = self.averager.module, self.progress
         if isinstance(self.recipe.averaging, SWA) and self.averager.updates and statistics.has_statistics(averaged):
-            statistics.estimate(averaged, self.recipe, self.loader, state.epoch, self.num_classes, state.step)
+            statistics.estimate(
+                averaged, self.recipe, self.loader, state.epoch, self.num_classes, state.step, self.memory
+            )
         statistics.average_over_processes(self.fabric, averaged)
         return averaged
 
@@ -263,6 +242,23 @@ class Session:
         if self.fabric.world_size > 1:
             counts = {name: self.fabric.all_reduce(value, reduce_op="sum") for name, value in counts.items()}
         return accuracies(counts) | {name: float(value) for name, value in domain_distance(module).items()}
+
+    def _measure(self) -> dict[str, float]:
+        """What the measures that are due say of the net, the same in every process; it may end a phase."""
+        state, recipe = self.progress, self.recipe
+        due = [m for m in recipe.measures if state.epoch % m.every == 0 or state.epoch == recipe.epochs]
+        if not due:
+            return {}
+        attack = getattr(recipe.method, "attack", None)
+        scaled = None if attack is None else recipe.regime.scale(attack, state.step / self.total_steps)
+        probe = Probe(self._local, self._probe_images, scaled, self.fabric.device, self.memory)
+        with torch.compiler.set_stance("force_eager"):
+            found = {name: value for measure in due for name, value in measure(probe).items()}
+        if self.fabric.world_size > 1:
+            found = {n: float(self.fabric.all_reduce(torch.tensor(v), reduce_op="mean")) for n, v in found.items()}
+        if state.end_phase(recipe.regime, found):
+            self.bars.say(f"phase {state.phase} of {len(recipe.regime.phases)} begins: {found}")
+        return found
 
     def _metric(self) -> str:
         metric = self.recipe.checkpoint.metric

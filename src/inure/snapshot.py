@@ -11,7 +11,10 @@ from torch import nn
 from . import statistics
 from .averaging import Averager
 from .config import dump
+from .memory import restore
 from .recipe import Recipe
+from .regime import Regime
+from .types import Memory
 
 
 @dataclass
@@ -23,10 +26,27 @@ class Progress:
     step_in_epoch: int = 0
     lr_factor: float = 1.0
     rollbacks: int = 0
+    phase: int = 0
+    """No earlier phase of the regime is gone back to."""
+    phase_steps: dict[str, int] = field(default_factory=dict)
+    """Steps made in each phase, by its number."""
+    below: int = 0
+    """Looks in a row at which what the phase waits for was small enough."""
     seconds: float = 0.0
     best: dict[str, Any] | None = None
     last: dict[str, Any] | None = None
     sums: dict[str, float] = field(default_factory=dict)
+
+    def end_phase(self, regime: Regime, measured: dict[str, float]) -> bool:
+        """Whether what was measured ends the phase of the regime; then the next one has begun."""
+        wait = regime.phases[self.phase].below if self.phase < len(regime.phases) else None
+        if wait is None or wait.measure not in measured:
+            return False
+        self.below = self.below + 1 if measured[wait.measure] < wait.value else 0
+        if self.below < wait.times:
+            return False
+        self.phase, self.below = self.phase + 1, 0
+        return True
 
 
 def take(
@@ -36,6 +56,7 @@ def take(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     averager: Averager | None,
+    memory: Memory,
 ) -> dict[str, Any]:
     """The content of a checkpoint. Called by all processes together: each has buffers of its own."""
     return {
@@ -44,6 +65,7 @@ def take(
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "averager": averager.state_dict() if averager else None,
+        "memory": memory,
         "buffers": {
             "model": statistics.gather(fabric, model),
             "averager": statistics.gather(fabric, averager.module) if averager else {},
@@ -57,6 +79,7 @@ def put_back(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     averager: Averager | None,
+    memory: Memory,
 ) -> Progress:
     """Load what ``take`` took."""
     model.load_state_dict(content["model"])
@@ -65,6 +88,7 @@ def put_back(
     if averager is not None:
         averager.load_state_dict(content["averager"])
         statistics.scatter(fabric, averager.module, content["buffers"]["averager"])
+    restore(memory, content["memory"])
     return Progress(**json.loads(content["progress"]))
 
 

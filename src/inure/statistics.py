@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .data import Loader, to_batch
-from .recipe import Recipe, Regime
-from .types import Batch
+from .recipe import Recipe
+from .regime import Regime
+from .types import Batch, Memory
 
 _BATCHES = 32
 """Crafted batches from which the statistics are estimated."""
@@ -20,13 +21,16 @@ def has_statistics(model: nn.Module) -> bool:
     return any(isinstance(m, _BatchNorm) for m in model.modules())
 
 
-def estimate(model: nn.Module, recipe: Recipe, loader: Loader, epoch: int, num_classes: int, seed: int) -> None:
+def estimate(
+    model: nn.Module, recipe: Recipe, loader: Loader, epoch: int, num_classes: int, seed: int, memory: Memory
+) -> None:
     """Estimate the statistics of ``model`` anew: their mean over the forwards of training steps.
 
     What those steps attack is a copy with the statistics as they were, since those of ``model`` are in the making.
     """
     torch.manual_seed(seed)
     method: Any = recipe.method
+    memory = {name: value.clone() for name, value in memory.items()}
     attacked, attack = copy.deepcopy(model), Regime().search(method, 1.0)
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]
@@ -35,10 +39,10 @@ def estimate(model: nn.Module, recipe: Recipe, loader: Loader, epoch: int, num_c
         norm.momentum = None  # torch's word for the plain mean over batches
     model.train()
     for _, (pixels, labels, rows) in zip(range(_BATCHES), loader.epoch(epoch), strict=False):
-        batch = Batch(*to_batch(pixels, labels, recipe.augment, num_classes), rows, 1.0)
-        x_adv = method.craft(attacked, batch, attack, recipe.balance.attack)
+        batch = Batch(*to_batch(pixels, labels, recipe.augment, num_classes), rows, 1.0, memory)
+        x_adv = method.craft(attacked, batch, attack, recipe.balance.attack_at(batch))
         with torch.no_grad():
-            method.losses(model, batch, x_adv, recipe.balance.train)
+            method.losses(model, batch, x_adv, recipe.balance.train_at(batch))
     model.eval()
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

@@ -5,7 +5,7 @@ average. A joint that is off is None and is skipped: disabled equals absent, bit
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from . import engine
+from .assembly import assemble
 from .averaging import Averager
 from .balance import Balance
 from .data import to_batch
 from .errors import NonFinite, UserError
 from .noise import mix_integers
+from .penalties import Forwards, Penalty, attack_terms, watched, with_penalties
 from .perturbation import Perturbation
-from .recipe import Recipe, Regime, load_recipe
+from .recipe import Recipe, load_recipe
+from .regime import Regime
 from .run import Run, command_line, default_out
 from .session import Session, local_module
 from .steps import clip_and_update
@@ -40,6 +43,7 @@ def train_step(
     balance: Balance,
     regime: Regime,
     crafting: Crafting | None = None,
+    penalties: Sequence[Penalty] = (),
     perturbation: Perturbation | None = None,
     averager: Averager | None = None,
     clip_norm: float | None = None,
@@ -55,6 +59,7 @@ def train_step(
         balance: The criteria of attack and update.
         regime: How strong the attack is at this progress.
         crafting: A trick active only while crafting.
+        penalties: Terms added to the method's loss, and perhaps to the attack's.
         perturbation: Where the gradient is taken.
         averager: The weights that will be evaluated.
         clip_norm: Global L2 norm to clip at.
@@ -64,13 +69,25 @@ def train_step(
     """
     local = local_module(model)  # this process's own net: the attack wants no gradient synchronisation
 
+    observers: list[Any] = [piece for piece in (method, balance.counter, *penalties) if hasattr(piece, "observe")]
+    criterion = balance.train_at(batch)
+    forwards = Forwards()
+
     # 1. inner maximisation
     with fabric.autocast(), _open(crafting, local, batch.progress):
-        x_adv = method.craft(local, batch, regime.search(method, batch.progress, crafting), balance.attack)
+        terms = attack_terms(penalties, local, batch)
+        search = regime.search(method, batch.progress, crafting, terms, balance.radii(batch))
+        x_adv = method.craft(local, batch, search, balance.attack_at(batch))
 
     # 2. outer minimisation: one forward through the wrapper
     def backward() -> Losses:
-        losses = method.losses(model, batch, x_adv, balance.train)
+        forwards.clear()
+        with watched(model, forwards, penalties) if penalties or observers else nullcontext():
+            losses = method.losses(model, batch, x_adv, criterion)
+        if penalties:
+            with fabric.autocast():
+                attack = regime.scale(method.attack, batch.progress) if hasattr(method, "attack") else None
+                losses = with_penalties(losses, penalties, forwards.outer(local, batch, x_adv, attack, criterion))
         fabric.backward(losses.total.mean())
         return losses
 
@@ -84,6 +101,8 @@ def train_step(
     grad_norm = clip_and_update(model, optimizer, clip_norm)
     if averager is not None:
         averager.update(local, batch.progress)
+    for observer in observers:
+        observer.observe(batch, forwards.adversarial(len(x_adv))[0].detach())
     parts = {name: value.detach().mean() for name, value in losses.parts.items()}
     return {"loss": losses.total.detach().mean(), **parts, "grad_norm": grad_norm}
 
@@ -134,7 +153,7 @@ def train(
     fabric = engine.start(recipe.engine)
     run = Run(Path(fabric.broadcast(str(folder))))
     with torch.random.fork_rng(devices=_cuda_devices(fabric)):
-        session = Session.build(fabric, recipe, run, seed=seed_of(recipe.seed, _INIT), deadline=deadline, quiet=quiet)
+        session = assemble(fabric, recipe, run, seed=seed_of(recipe.seed, _INIT), deadline=deadline, quiet=quiet)
         with session:
             _train(session)
     return run.path
@@ -161,15 +180,17 @@ def _train_epoch(session: Session) -> None:
         if recipe.engine.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         session.set_lr((state.step + 0.5) / session.total_steps)
-        logged = step_of(recipe.method)(
+        method = session.method(progress)
+        logged = step_of(method)(
             session.fabric,
             session.model,
             session.optimizer,
-            Batch(x, y, rows, progress),
-            method=recipe.method,
+            Batch(x, y, rows, progress, session.memory),
+            method=method,
             balance=recipe.balance,
             regime=recipe.regime,
-            crafting=recipe.crafting,
+            crafting=recipe.crafting if hasattr(method, "attack") else None,
+            penalties=recipe.penalties,
             perturbation=recipe.perturbation,
             averager=session.averager,
             clip_norm=recipe.optimizer.clip_norm,

@@ -1,7 +1,7 @@
 """The words that every file shares: images, labels, logits, a batch, its losses, the scale of an experiment."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor, nn
@@ -17,6 +17,10 @@ PerExample = Tensor
 
 Criterion = Callable[[Logits, Labels], PerExample]
 """A per-example loss. The mean is taken once, in ``train_step``."""
+Term = Callable[[Logits], PerExample]
+"""What a penalty adds to the loss that an attack climbs."""
+Memory = dict[str, Tensor]
+"""What a run remembers between its steps (see ``memory.py``)."""
 Scale = Literal["smoke", "gpu", "paper"]
 """How large an experiment is: minutes on a CPU, hours on one GPU, as in the paper."""
 
@@ -31,6 +35,8 @@ class Batch:
     """(B,) int64 rows of the data set, for methods with a memory per example."""
     progress: float
     """Fraction of training done, in [0, 1)."""
+    memory: Memory = field(default_factory=dict)
+    """What the run remembers between its steps; pieces with a memory change it in place."""
 
 
 class Losses(NamedTuple):

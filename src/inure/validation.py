@@ -47,7 +47,7 @@ class Validator:
         robust: str | None = None,
     ) -> None:
         self._domains = clean, robust
-        self._images, self._device = images, device
+        self.images, self._device = images, device
         # A fixed shuffle, or "the first" would mean the first classes of a sorted folder
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
         self._rows = order[rank::world_size]
@@ -79,10 +79,10 @@ class Validator:
         right = torch.zeros((), device=self._device)
         loss = torch.zeros((), device=self._device)
         for chosen in rows.split(_BATCH) if len(rows) else ():
-            x = self._images.batch(chosen).to(self._device).float().div(255)
-            y = self._images.labels[chosen].to(self._device)
+            x = self.images.batch(chosen).to(self._device).float().div(255)
+            y = self.images.labels[chosen].to(self._device)
             if attack is not None:
-                noise = CounterNoise(0, self._images.index[chosen].to(self._device))
+                noise = CounterNoise(0, self.images.index[chosen].to(self._device))
                 x = attack(model, x, y, noise=noise)
             with torch.no_grad():
                 logits = model(x)

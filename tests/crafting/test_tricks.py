@@ -13,7 +13,8 @@ from inure.errors import UserError
 from inure.methods import MART, PGDAT, TRADES, CoTraining
 from inure.models.adapters import Adapters, attach
 from inure.optimizers import SGD
-from inure.recipe import Regime, load_recipe
+from inure.recipe import load_recipe
+from inure.regime import Regime
 from inure.threat import Linf
 from inure.train import train_step
 from inure.types import Batch

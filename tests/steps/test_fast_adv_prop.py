@@ -19,15 +19,16 @@ from inure.averaging import EMA
 from inure.balance import Balance, CrossEntropy
 from inure.commands import main
 from inure.errors import Stop, UserError
-from inure.forecast import passes
 from inure.losses import cross_entropy
 from inure.methods import FastAdvProp, Standard
 from inure.models import Model, build
 from inure.models.adapt import adapt
 from inure.models.adapters.stacks import adapter_names
 from inure.optimizers import SGD
+from inure.passes import passes
 from inure.perturbation import AWP
-from inure.recipe import Recipe, Regime, load_recipe
+from inure.recipe import Recipe, load_recipe
+from inure.regime import Regime
 from inure.schedules import Ramp
 from inure.steps import fast_adv_prop_step
 from inure.threat import L2, Linf

@@ -68,7 +68,7 @@ class FastAdvProp(Settings):
     @property
     def refuses(self) -> tuple[str, ...]:
         """Joints that ``step`` has no place for."""
-        return "crafting", "perturbation"
+        return "crafting", "penalties", "perturbation"
 
     @property
     def domains(self) -> tuple[str, ...]:

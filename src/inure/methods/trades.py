@@ -32,6 +32,11 @@ class TRADES(Settings):
     beta: Annotated[Real, Field(ge=0)] = 6.0
     attack_mode: AttackMode = "eval"
 
+    @property
+    def attack_weight(self) -> float:
+        """What the objective multiplies the attack's loss by; a penalty's term in the attack is weighed against it."""
+        return self.beta
+
     def craft(self, model: nn.Module, batch: Batch, attack: Search, criterion: Criterion) -> Images:
         """The attack on the KL to the clean prediction; labels play no part."""
         with attack_mode(model, self.attack_mode):

@@ -1,5 +1,6 @@
 """Fast AdvProp's step (Mei et al., 2022, arXiv:2204.09838): the attack's backward pass also trains."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ def fast_adv_prop_step(
     balance: Balance,
     regime: Any,
     crafting: Crafting | None = None,
+    penalties: Sequence[object] = (),
     perturbation: object | None = None,
     averager: Averager | None = None,
     clip_norm: float | None = None,
@@ -46,6 +48,7 @@ def fast_adv_prop_step(
         balance: Its ``train`` criterion is minimised and climbed.
         regime: How large epsilon is at this progress.
         crafting: None; the recipe refuses it.
+        penalties: Empty; the recipe refuses them.
         perturbation: None; the recipe refuses it.
         averager: The weights that will be evaluated.
         clip_norm: Global L2 norm to clip at.
@@ -55,13 +58,15 @@ def fast_adv_prop_step(
     """
     assert crafting is None, "the attack's pass trains too"
     assert perturbation is None, "the passes are three"
+    assert not penalties, "the passes are three"
+    criterion = balance.train_at(batch)
     attack, (clean, attacked) = regime.scale(method.attack, batch.progress), method.split(batch)
     counts = method.counts(len(clean.x), len(attacked.x))
     total, domains = sum(counts.values()), getattr(model, "domains", ())
 
     def descend(x: Images, y: Labels, domain: str, weight: float, *, last: bool) -> Tensor:
         with fabric.no_backward_sync(model, enabled=not last):
-            values = balance.train(model(x, mix=domain) if domains else model(x), y)
+            values = criterion(model(x, mix=domain) if domains else model(x), y)
             share = values.mean() * (weight * len(x) / total)
             fabric.backward(share)
         terms.append(share.detach())

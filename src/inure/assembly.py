@@ -1,0 +1,65 @@
+"""From a recipe to a session: data, net, optimizer, averager and memory, with the newest checkpoint loaded."""
+
+from typing import Any
+
+import torch
+
+from . import engine
+from . import memory as memory_of_run
+from .data import Loader
+from .models import build
+from .models.adapters import settle
+from .recipe import Recipe
+from .run import Run
+from .session import Session, local_module
+from .validation import Validator
+
+
+def assemble(fabric: Any, recipe: Recipe, run: Run, *, seed: int, deadline: float | None, quiet: bool) -> Session:
+    """Data, net, optimizer and averager as the recipe says, with the newest checkpoint loaded."""
+    training, validation = recipe.data.load_training(recipe.model.img_size)
+    torch.manual_seed(seed)
+    net = build(recipe.model, num_classes=training.num_classes, shape=training.shape)
+    if net.mixture is not None:  # before it is compiled
+        settle(net, training.batch(torch.arange(2)).cpu().float() / 255)
+    if recipe.crafting is not None:
+        recipe.crafting.prepare(net)
+    net = engine.prepare(recipe.engine, net)
+    model, optimizer = fabric.setup(net, recipe.optimizer.build(net))
+    averager = recipe.averaging.build(local_module(model)) if recipe.averaging else None
+    place = {"device": fabric.device, "rank": fabric.global_rank, "world_size": fabric.world_size}
+    loader = Loader(
+        training.to(fabric.device), batch_size=recipe.batch_size, seed=recipe.seed, augment=recipe.augment,
+        num_workers=recipe.data.workers, **place,
+    )  # fmt: skip
+    validator = Validator(
+        validation.to(fabric.device), recipe.evaluation, clean=getattr(recipe.method, "clean", None),
+        robust=getattr(recipe.method, "robust", None), **place,
+    )  # fmt: skip
+    facts = memory_of_run.facts_of(
+        training.labels, training.num_classes, training.shape, recipe.batch_size, fabric.device
+    )
+    memory = memory_of_run.begin(recipe, facts)
+    session = Session(
+        fabric, recipe, run, model, optimizer, averager, loader, validator, memory,
+        num_classes=training.num_classes, deadline=deadline, quiet=quiet,
+    )  # fmt: skip
+    apart = isinstance(recipe.data.validation, str)  # else both were cut from the same files, and count the same
+    skipped = training.skipped + (validation.skipped if apart else 0)
+    if skipped:
+        session.bars.say(f"warning: {skipped} images could not be decoded and were left out")
+    if fabric.is_global_zero:
+        data = {
+            "source": recipe.data.source, "train_examples": len(training), "validation_examples": len(validation),
+            "hash": training.hash, "skipped": skipped,
+        }  # fmt: skip
+        run.write_info(
+            status="running", command=run.command(), data=data, class_names=list(training.class_names),
+            num_classes=training.num_classes, input_shape=list(training.shape),
+        )  # fmt: skip
+    session.restore()
+    if session.progress.step > 0 and fabric.is_global_zero:
+        run.log({"event": "resume", "step": session.progress.step})
+    if session.progress.step == 0 and recipe.guards.nonfinite == "rollback":
+        session.save()  # something to go back to
+    return session

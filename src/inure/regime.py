@@ -1,0 +1,125 @@
+"""Regime: how the attack grows during training, and the phases of other training before it."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from .attacks import Attack
+from .config import Real, Settings, Whole
+from .errors import UserError
+from .losses import cross_entropy
+from .methods.standard import Standard
+from .schedules import Factor, Share
+from .types import Crafting, Criterion, Images, Labels, Logits, PerExample, Search, Term
+
+
+class Below(Settings):
+    """Until a measure is below a value at several looks in a row."""
+
+    measure: str = "kernel_distance"
+    """A number that one of the recipe's ``measures`` records."""
+    value: Annotated[Real, Field(gt=0)] = 0.01
+    times: Annotated[Whole, Field(ge=1)] = 2
+
+
+class Phase(Settings):
+    """A beginning of training in which something cheaper than the method's attack makes the images."""
+
+    until: Share
+    """Share of training at which it ends, at the latest."""
+    attack: Attack | None = None
+    """In place of the method's attack, with the method's threat model. None: clean images, which is standard
+    training at its price."""
+    below: Below | None = None
+    """Ends the phase earlier."""
+
+
+class Regime(Settings):
+    """How the attack grows during training. Each factor is a function of progress."""
+
+    epsilon: Factor | None = None
+    """Multiplies epsilon and the step size (epsilon warm-up)."""
+    steps: Factor | None = None
+    """Multiplies the number of steps, rounded, at least 1."""
+    phases: list[Phase] = []
+    """What comes before the method itself: clean images, then FGSM, then the method (Li et al., arXiv:2312.02236)."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Regime":
+        ends = [phase.until for phase in self.phases]
+        if ends != sorted(ends):
+            raise UserError("phases", f"ends {ends}", "shares of training in rising order")
+        return self
+
+    def phase(self, progress: float, least: int = 0) -> int:
+        """The number of the phase at ``progress``, ``least`` or later; ``len(phases)`` is the method itself."""
+        return max(least, sum(progress >= phase.until for phase in self.phases))
+
+    def method(self, method: Any, phase: int) -> Any:
+        """What trains in a phase: ``method``, its like with another attack, or standard training."""
+        if phase >= len(self.phases):
+            return method
+        attack = self.phases[phase].attack
+        if attack is None:
+            return Standard()
+        return method.model_copy(update={"attack": attack.model_copy(update={"threat": method.attack.threat})})
+
+    def scale(self, attack: Any, progress: float) -> Any:
+        """``attack`` as it is at ``progress``."""
+        if self.epsilon is not None:
+            attack = with_radius(attack, self.epsilon.at(progress))
+        if self.steps is not None and hasattr(attack, "steps"):
+            attack = attack.model_copy(update={"steps": max(1, round(attack.steps * self.steps.at(progress)))})
+        return attack
+
+    def search(
+        self,
+        method: Any,
+        progress: float,
+        crafting: Crafting | None = None,
+        terms: Sequence[Term] = (),
+        radii: Tensor | None = None,
+    ) -> Search | None:
+        """What ``method.craft`` attacks with: its attack, or another given as ``search``; None if it has none.
+
+        Args:
+            method: Its ``attack``, and the weight that its objective gives to what the attack climbs.
+            progress: Of training.
+            crafting: The tricks that act on the iterates.
+            terms: What is climbed besides.
+            radii: (B,) factors of epsilon and the step size, one for each image.
+        """
+        if not hasattr(method, "attack"):
+            return None
+        weight = getattr(method, "attack_weight", 1.0)
+
+        def attack(*arguments: Any, search: Any = None, loss: Criterion = cross_entropy, **options: Any) -> Images:
+            scaled = self.scale(search or method.attack, progress)
+            scaled = scaled if radii is None else with_radius(scaled, radii)
+            climbed = loss if not terms or weight == 0 else _sum(loss, terms, weight)
+            x_adv = scaled(*arguments, crafting=crafting, loss=climbed, **options)
+            finish = getattr(crafting, "finish", None)
+            return x_adv if finish is None else finish(x_adv, arguments[1])
+
+        return attack
+
+
+def with_radius(attack: Any, factor: float | Tensor) -> Any:
+    """``attack`` with epsilon and an explicit step size times ``factor``, a number or (B,)."""
+    change: dict[str, Any] = {"threat": attack.threat.with_epsilon(attack.threat.epsilon * factor)}
+    if getattr(attack, "step_size", None) is not None:
+        change["step_size"] = attack.step_size * factor
+    return attack.model_copy(update=change)
+
+
+def _sum(loss: Criterion, terms: Sequence[Term], weight: float) -> Criterion:
+    """``weight * loss`` plus the terms, over ``weight``: a sign does not see the difference, and nothing is rescaled
+    where there is no term.
+    """
+
+    def climbed(logits: Logits, y: Labels) -> PerExample:
+        return loss(logits, y) + sum(term(logits) for term in terms) / weight
+
+    return climbed
