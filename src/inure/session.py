@@ -15,6 +15,7 @@ from .checkpoints import Checkpoints, write_weights
 from .config import dump
 from .console import Bars
 from .data import Loader
+from .data.record import record, remarks
 from .errors import NonFinite, Stop, UserError
 from .guards import FiniteGuard
 from .interrupts import Interrupts
@@ -81,15 +82,10 @@ class Session:
             fabric, recipe, run, model, optimizer, averager, loader, validator,
             num_classes=training.num_classes, deadline=deadline, quiet=quiet,
         )  # fmt: skip
-        apart = isinstance(recipe.data.validation, str)  # else both were cut from the same files, and count the same
-        skipped = training.skipped + (validation.skipped if apart else 0)
-        if skipped:
-            session.bars.say(f"warning: {skipped} images could not be decoded and were left out")
+        for line in remarks(recipe.data, training, validation):
+            session.bars.say(line)
         if fabric.is_global_zero:
-            data = {
-                "source": recipe.data.source, "train_examples": len(training), "validation_examples": len(validation),
-                "hash": training.hash, "skipped": skipped,
-            }  # fmt: skip
+            data = record(recipe.data, training, validation, run.path)
             run.write_info(
                 status="running", command=run.command(), data=data, class_names=list(training.class_names),
                 num_classes=training.num_classes, input_shape=list(training.shape),
