@@ -21,8 +21,8 @@ from inure.attacks import (
     ZeroGrad,
 )
 from inure.averaging import EMA, SWA
-from inure.balance import CrossEntropy
-from inure.methods import MART, PGDAT, TRADES, CoTraining, FastAdvProp, Standard
+from inure.balance import LDAM, BalancedSoftmax, ClassBalancedFocal, CrossEntropy, Rebalanced, RoBal, Weighted
+from inure.methods import MART, PGDAT, PGDKL, TRADES, CoTraining, FastAdvProp, Standard
 from inure.optimizers import SGD, AdamW
 from inure.perturbation import AWP
 from inure.schedules import Constant, Cosine, OneCycle, Piecewise, Ramp
@@ -119,6 +119,8 @@ METHODS = [
     MethodLine(TRADES(attack=PGD(threat=_L2, steps=2, start="gaussian"), beta=1), 3, 2),
     MethodLine(MART(attack=_NOISY), 3, 2),
     MethodLine(MART(attack=PGD(threat=_L1, steps=2), beta=0), 2, 2),
+    MethodLine(PGDKL(attack=_SHORT), 3, 2),
+    MethodLine(PGDKL(attack=FGSM(threat=_L2), beta=0, attack_mode="train"), 1, 2),
     MethodLine(CoTraining(attack=_SHORT), 3, 2),
     MethodLine(CoTraining(attack=APGD(threat=_LINF, steps=2), climbs="prediction", alpha=0.3), 4, 2),
 ]
@@ -129,7 +131,22 @@ STEPS = [
     StepLine(FastAdvProp(share=0), [8]),
 ]
 
-CRITERIA = [CrossEntropy(), CrossEntropy(label_smoothing=0.1)]
+CRITERIA = [
+    CrossEntropy(),
+    CrossEntropy(label_smoothing=0.1),
+    BalancedSoftmax(),
+    BalancedSoftmax(tau=2),
+    Weighted(),
+    Weighted(beta=1, start=0.8),
+    ClassBalancedFocal(),
+    ClassBalancedFocal(form="softmax", gamma=0.5),
+    LDAM(),
+    LDAM(start=0.1),
+    RoBal(),
+    RoBal(tau_b=1.5, tau_m=0.3),
+    Rebalanced(),
+    Rebalanced(faithful=True),
+]
 PERTURBATIONS = [AWP(), AWP(gamma=0.01, warmup=0.25)]
 AVERAGINGS = [EMA(), EMA(decay=0.9, warmup=False), EMA(start=0.5), SWA(), SWA(start=0)]
 OPTIMIZERS = [SGD(), SGD(lr=0.05, momentum=0, nesterov=False), SGD(nesterov=True, decay_all=True), AdamW(clip_norm=1)]

@@ -144,6 +144,7 @@ def refuse_impossible(recipe: Recipe) -> None:
             given = getattr(getattr(recipe, name), "kind", "tricks" if name == "crafting" else "terms")
             raise UserError(name, given, allowed, f"{name}={off}")
     _refuse_penalties(recipe)
+    _refuse_balance(recipe)
     _refuse_other_domains(recipe)
     if attack is None and recipe.checkpoint.metric == "robust" and recipe.evaluation.threat.epsilon == 0:
         raise UserError("checkpoint.metric", "robust", "clean: evaluation.threat.epsilon is 0")
@@ -162,6 +163,18 @@ def _refuse_penalties(recipe: Recipe) -> None:
         if getattr(penalty, "needs_attack", False) and not hasattr(recipe.method, "attack"):
             allowed = f"others: method {recipe.method.kind} does not attack"
             raise UserError(name, penalty.kind, allowed, "method.kind=pgd_at")
+
+
+def _refuse_balance(recipe: Recipe) -> None:
+    """Radii by class without an attack, and what a step of the method's own has no place for."""
+    method, balance = recipe.method, recipe.balance
+    own_step = f"the step of method {method.kind} has no place for it" if hasattr(method, "step") else None
+    reason = own_step or (None if hasattr(method, "attack") else f"method {method.kind} does not attack")
+    if balance.epsilon is not None and reason:
+        raise UserError("balance.epsilon", "radii by class", f"null: {reason}", "method.kind=pgd_at")
+    if balance.counter is not None and own_step:
+        name, off = ("balance.counts", "false") if balance.counts else ("balance.train.kind", "another criterion")
+        raise UserError(name, balance.counts or balance.train.kind, f"{off}: {own_step}", "method.kind=pgd_at")
 
 
 def _refuse_other_domains(recipe: Recipe) -> None:

@@ -31,7 +31,7 @@ def estimate(
     torch.manual_seed(seed)
     method: Any = recipe.method
     memory = {name: value.clone() for name, value in memory.items()}
-    attacked, attack = copy.deepcopy(model), Regime().search(method, 1.0)
+    attacked = copy.deepcopy(model)
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -40,6 +40,7 @@ def estimate(
     model.train()
     for _, (pixels, labels, rows) in zip(range(_BATCHES), loader.epoch(epoch), strict=False):
         batch = Batch(*to_batch(pixels, labels, recipe.augment, num_classes), rows, 1.0, memory)
+        attack = Regime().search(method, 1.0, radii=recipe.balance.radii(batch))
         x_adv = method.craft(attacked, batch, attack, recipe.balance.attack_at(batch))
         with torch.no_grad():
             method.losses(model, batch, x_adv, recipe.balance.train_at(batch))

@@ -8,10 +8,11 @@ from .co_training import CoTraining
 from .fast_adv_prop import FastAdvProp
 from .mart import MART
 from .pgd_at import PGDAT
+from .pgd_kl import PGDKL
 from .standard import Standard
 from .trades import TRADES
 
-Method = Annotated[Standard | PGDAT | TRADES | MART | CoTraining | FastAdvProp, Field(discriminator="kind")]
-METHODS = (Standard, PGDAT, TRADES, MART, CoTraining, FastAdvProp)
+Method = Annotated[Standard | PGDAT | TRADES | MART | PGDKL | CoTraining | FastAdvProp, Field(discriminator="kind")]
+METHODS = (Standard, PGDAT, TRADES, MART, PGDKL, CoTraining, FastAdvProp)
 
-__all__ = ["MART", "METHODS", "PGDAT", "TRADES", "CoTraining", "FastAdvProp", "Method", "Standard"]
+__all__ = ["MART", "METHODS", "PGDAT", "PGDKL", "TRADES", "CoTraining", "FastAdvProp", "Method", "Standard"]
