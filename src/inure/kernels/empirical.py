@@ -20,8 +20,6 @@ Reduction = Callable[[Tensor, Tensor], Tensor]
 """(n, C, p) and (m, C, p) to (..., n, m), linear in the sum over p."""
 BUDGET = 2**30
 """Bytes of Jacobian held at a time."""
-_COPIES = 2
-"""Of a block while it is computed: its chunks, and what they are joined to."""
 
 
 def per_class(a: Tensor, b: Tensor) -> Tensor:
@@ -70,7 +68,7 @@ def kernel(
         budget: Bytes of Jacobian to hold at a time; one tensor and two images are held whatever it says.
         tile: Images at a time; None is what the budget allows.
         chunk: Images in one vectorised backward. What that holds is not in the budget.
-        show: Called with parts done and all parts.
+        show: Called with the backwards done and all of them.
 
     Returns:
         On the net's device, symmetric bit for bit.
@@ -78,11 +76,20 @@ def kernel(
     Raises:
         UserError: For an unknown parameter name, or running statistics of a net that has none.
     """
+    done = goal = 0
+
+    def tick() -> None:
+        nonlocal done
+        done += 1
+        if show is not None:
+            show(done, goal)
+
     with looking_at(model, bn_mode) as net:
         batch = bn_mode == "batch"
-        jacobian = Jacobian(net, x, classes, batch_statistics=batch, dtype=dtype, chunk=chunk)
+        jacobian = Jacobian(net, x, classes, batch_statistics=batch, dtype=dtype, chunk=chunk, tick=tick)
         parts = _plan(jacobian, _chosen(jacobian, parameters), budget, tile)
-        total, pairs, done = None, sum(len(_pairs(len(x), part.tile)) for part in parts), 0
+        goal = sum(_backwards(jacobian, part) for part in parts)
+        total = None
         for part in parts:
             for rows, columns, found in _tiles(jacobian, part, reduction):
                 if total is None:
@@ -92,9 +99,6 @@ def kernel(
                 else:
                     total[..., rows, columns] += found
                     total[..., columns, rows] += _mirrored(found)
-                done += 1
-                if show is not None:
-                    show(done, pairs)
     assert total is not None
     return total
 
@@ -133,12 +137,12 @@ def _plan(jacobian: Jacobian, names: Sequence[str], budget: int, tile: int | Non
     for name in names:
         value = jacobian.parameters[name]
         one_image = jacobian.num_classes * value.numel() * value.element_size()
-        size = _COPIES * one_image * count
+        size = one_image * count
         if parts and parts[-1].tile == count and held + size <= budget:
             parts[-1].names.append(name)
             held += size
             continue
-        fitting = count if size <= budget else max(1, budget // ((_COPIES + 1) * one_image))
+        fitting = count if size <= budget else max(1, budget // (2 * one_image))
         parts.append(_Part([name], min(fitting, count)))
         held = size
     return parts if tile is None else [_Part(part.names, min(tile, part.tile)) for part in parts]
@@ -156,6 +160,12 @@ def _tiles(jacobian: Jacobian, part: _Part, reduction: Reduction) -> Iterator[tu
         found = sum(reduction(a, b) for a, b in zip(left, right, strict=True))
         assert isinstance(found, Tensor)
         yield rows, columns, found
+
+
+def _backwards(jacobian: Jacobian, part: _Part) -> int:
+    """How many ``_tiles`` makes."""
+    sizes = (min(part.tile, len(jacobian) - other) for _, other in _pairs(len(jacobian), part.tile))
+    return sum(-(-size // jacobian.chunk) for size in sizes)
 
 
 def _pairs(count: int, tile: int) -> list[tuple[int, int]]:

@@ -1,6 +1,6 @@
 """The Jacobian of the logits with respect to the weights, image by image, of a net that stays as it is."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -29,16 +29,17 @@ class Jacobian:
         classes: Which logits; None is all.
         batch_statistics: Whether BatchNorm sees all images at once; N times as expensive.
         dtype: In which parameters, buffers and images are copied for it.
-        chunk: Images (rows of the Jacobian with ``batch_statistics``) that are sent through at once.
+        chunk: Images (rows of the Jacobian with ``batch_statistics``) in one vectorised backward.
+        tick: Called after each.
     """
 
     def __init__(
         self, model: nn.Module, x: Images, classes: Sequence[int] | None, *, batch_statistics: bool,
-        dtype: torch.dtype, chunk: int,
+        dtype: torch.dtype, chunk: int, tick: Callable[[], Any] | None = None,
     ) -> None:  # fmt: skip
         self._model, self._x = model, x.detach().to(dtype)
         self._classes = None if classes is None else torch.tensor(list(classes), device=x.device)
-        self._batch_statistics, self._chunk = batch_statistics, chunk
+        self._batch_statistics, self.chunk, self._tick = batch_statistics, chunk, tick
         self.parameters = {name: value.detach().to(dtype) for name, value in model.named_parameters()}
         buffers = dict(model.named_buffers())
         self._buffers = {name: b.to(dtype) if b.is_floating_point() else b for name, b in buffers.items()}
@@ -52,15 +53,25 @@ class Jacobian:
     def blocks(self, names: Sequence[str], rows: slice) -> list[Tensor]:
         """For each parameter tensor of p numbers its (n, classes, p) of the images ``rows``."""
         chosen = {name: self.parameters[name] for name in names}
-        if self._batch_statistics:
-            found = self._together(chosen, rows)
-        else:
-            one = jacrev(lambda values, image: self._logits(values, image[None])[0])
-            found = vmap(one, in_dims=(None, 0), chunk_size=self._chunk)(chosen, self._x[rows])
-        return [found[name].flatten(2) for name in names]
+        places = range(len(self))[rows]
+        kept: list[Tensor] = []
+        for start in places[:: self.chunk]:
+            piece = slice(start, min(start + self.chunk, places[-1] + 1))
+            found = self._of_batch(chosen, piece) if self._batch_statistics else self._of_each(chosen, piece)
+            if not kept:
+                kept = [found[name].new_empty(len(places), *found[name].shape[1:]).flatten(2) for name in names]
+            for name, whole in zip(names, kept, strict=True):
+                whole[start - places[0] : piece.stop - places[0]] = found[name].flatten(2)
+            if self._tick is not None:
+                self._tick()
+        return kept
 
-    def _together(self, chosen: dict[str, Tensor], rows: slice) -> Any:
-        return jacrev(lambda values: self._logits(values, self._x)[rows], chunk_size=self._chunk)(chosen)
+    def _of_each(self, chosen: dict[str, Tensor], rows: slice) -> Any:
+        one = jacrev(lambda values, image: self._logits(values, image[None])[0])
+        return vmap(one, in_dims=(None, 0))(chosen, self._x[rows])
+
+    def _of_batch(self, chosen: dict[str, Tensor], rows: slice) -> Any:
+        return jacrev(lambda values: self._logits(values, self._x)[rows])(chosen)
 
     def _logits(self, changed: dict[str, Tensor], x: Images) -> Tensor:
         state = {**self.parameters, **self._buffers, **changed}
