@@ -87,6 +87,7 @@ def test_a_record_of_an_epoch_says_where_it_is_and_how_well_it_does(finished):
     schedule = tiny().schedule
     assert [r["lr"] for r in epochs] == pytest.approx([0.01 * schedule.at((s - 0.5) / 44) for s in (11, 22, 33, 44)])
     for r in epochs:
+        assert r["effective_lr_over_batch"] is None  # AdamW: lr does not say how far a step goes
         assert r["train"].keys() == {"loss", "grad_norm"}
         assert r["validation"].keys() == {
             "clean_accuracy", "clean_loss", "robust_accuracy", "fgsm_accuracy", "probe_pgd_accuracy",

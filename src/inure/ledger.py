@@ -78,8 +78,10 @@ class Ledger:
         sums = {name: float(value) for name, value in self._sums.items()}
         attack = getattr(self.recipe.method, "attack", None)
         epsilon = self.recipe.regime.scale(attack, progress).threat.epsilon if attack is not None else None
+        gain = self.recipe.optimizer.long_run_step
         record = {
             "event": "epoch", "epoch": epoch, "step": step, "progress": progress, "lr": lr, "epsilon": epsilon,
+            "effective_lr_over_batch": None if gain is None else lr * gain / self.recipe.batch_size,
             "seconds": seconds, "images_per_second": images / seconds,
             "train": {name: value / steps for name, value in sums.items()}, "validation": validation,
             **noted,
