@@ -4,7 +4,7 @@ Read this first (what can vary), then ``train.py`` (how it joins), then one meth
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -17,6 +17,7 @@ from .data import Augment, Data
 from .engine import Engine
 from .errors import UserError, unknown_name
 from .evaluation.suites import SUITES
+from .measures import Measure
 from .methods import Method, Standard
 from .models import Model
 from .optimizers import Optimizer
@@ -96,7 +97,7 @@ class Recipe(Settings):
     evaluation: EvaluationSettings = EvaluationSettings()
     checkpoint: Checkpoint = Checkpoint()
     guards: Guards = Guards()
-    measures: Annotated[list[Any], Field(max_length=0)] = []
+    measures: list[Measure] = []
     """What is measured of the net between epochs, on validation images."""
     trackers: list[Literal["tensorboard", "wandb", "mlflow"]] = []
     """Besides metrics.jsonl; each needs its extra: pip install 'inure[tensorboard]'."""
@@ -144,6 +145,7 @@ def refuse_impossible(recipe: Recipe) -> None:
             given = getattr(getattr(recipe, name), "kind", "tricks" if name == "crafting" else "terms")
             raise UserError(name, given, allowed, f"{name}={off}")
     _refuse_penalties(recipe)
+    _refuse_unmeasured(recipe)
     _refuse_other_domains(recipe)
     if attack is None and recipe.checkpoint.metric == "robust" and recipe.evaluation.threat.epsilon == 0:
         raise UserError("checkpoint.metric", "robust", "clean: evaluation.threat.epsilon is 0")
@@ -162,6 +164,20 @@ def _refuse_penalties(recipe: Recipe) -> None:
         if getattr(penalty, "needs_attack", False) and not hasattr(recipe.method, "attack"):
             allowed = f"others: method {recipe.method.kind} does not attack"
             raise UserError(name, penalty.kind, allowed, "method.kind=pgd_at")
+
+
+def _refuse_unmeasured(recipe: Recipe) -> None:
+    """The same measure twice, or a phase that waits for what nobody measures."""
+    kinds = [measure.kind for measure in recipe.measures]
+    for number, kind in enumerate(kinds):
+        if kind in kinds[:number]:
+            raise UserError(f"measures[{number}]", kind, "measures that differ")
+    known = [name for measure in recipe.measures for name in measure.names]
+    for number, phase in enumerate(recipe.regime.phases):
+        if phase.below is not None and phase.below.measure not in known:
+            allowed = "what the recipe's measures record: " + (" | ".join(known) or "there are none")
+            setting = f"regime.phases[{number}].below.measure"
+            raise UserError(setting, phase.below.measure, allowed, "measures=[{kind: kernel}]")
 
 
 def _refuse_other_domains(recipe: Recipe) -> None:

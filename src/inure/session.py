@@ -20,7 +20,7 @@ from .errors import NonFinite, Stop, UserError
 from .guards import FiniteGuard
 from .interrupts import Interrupts
 from .ledger import Ledger, accuracies_text
-from .measures import Probe, balanced_order
+from .measures import Probe
 from .overfitting import overfitting, overfitting_text
 from .passes import saved
 from .recipe import Recipe
@@ -47,7 +47,6 @@ class Session:
         self.model, self.optimizer, self.averager = model, optimizer, averager
         self.loader, self.validator, self.num_classes = loader, validator, num_classes
         self.memory = memory
-        self._probe_images = validator.images.subset(balanced_order(validator.images.labels))
         self.total_steps = recipe.epochs * loader.steps_per_epoch
         self.progress = Progress()
         self.bars = Bars(quiet=quiet or fabric.global_rank > 0)
@@ -254,9 +253,9 @@ class Session:
         due = [m for m in recipe.measures if state.epoch % m.every == 0 or state.epoch == recipe.epochs]
         if not due:
             return {}
-        attack = getattr(recipe.method, "attack", None)
-        scaled = None if attack is None else recipe.regime.scale(attack, state.step / self.total_steps)
-        probe = Probe(self._local, self._probe_images, scaled, self.fabric.device, self.memory)
+        method, progress = recipe.regime.method(recipe.method, state.phase), state.step / self.total_steps
+        images = self.validator.images
+        probe = Probe(self._local, images, recipe, method, progress, self.fabric.device, self.memory)
         with torch.compiler.set_stance("force_eager"):
             found = {name: value for measure in due for name, value in measure(probe).items()}
         if self.fabric.world_size > 1:
