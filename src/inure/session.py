@@ -76,7 +76,7 @@ class Session:
         )  # fmt: skip
         validator = Validator(
             validation.to(fabric.device), recipe.evaluation, clean=getattr(recipe.method, "clean", None),
-            robust=getattr(recipe.method, "robust", None), **place,
+            robust=getattr(recipe.method, "robust", None), every_class=recipe.data.long_tail is not None, **place,
         )  # fmt: skip
         session = cls(
             fabric, recipe, run, model, optimizer, averager, loader, validator,
@@ -264,6 +264,7 @@ class Session:
         metric = self.recipe.checkpoint.metric
         if metric == "auto":
             metric = "robust" if hasattr(self.recipe.method, "attack") else "clean"
+            metric = metric if self.recipe.data.long_tail is None else f"balanced_{metric}"
         return f"{metric}_accuracy"
 
     def _warn(self, kind: str, detail: str) -> None:
