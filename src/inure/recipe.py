@@ -16,6 +16,7 @@ from .crafting import Tricks
 from .data import Augment, Data
 from .engine import Engine
 from .errors import UserError, unknown_name
+from .evaluation.by_class import Groups, ShareGroups
 from .evaluation.suites import SUITES
 from .measures import Measure
 from .methods import Method, Standard
@@ -42,6 +43,8 @@ class EvaluationSettings(Settings):
     """Steps of the PGD attack that selects the best checkpoint."""
     validation_examples: Positive = 1000
     """At most so many validation images are attacked at each check."""
+    groups: Groups = ShareGroups()
+    """Which classes are head, body and tail, where the training images are long-tailed."""
 
     @model_validator(mode="after")
     def _known_suite(self) -> "EvaluationSettings":
@@ -57,8 +60,9 @@ class Checkpoint(Settings):
     """Epochs between validations and checkpoints; the last epoch always has one."""
     select: Literal["best", "last"] = "best"
     """Which weights become weights.safetensors. Both are kept."""
-    metric: Literal["auto", "clean", "robust"] = "auto"
-    """What ``best`` means on the validation split; auto: robust, but clean for methods that do not attack."""
+    metric: Literal["auto", "clean", "robust", "balanced_clean", "balanced_robust", "worst_class_robust"] = "auto"
+    """What ``best`` means on the validation split; auto: robust, but clean for methods that do not attack, and with
+    ``data.long_tail`` the balanced form: the mean over classes."""
 
 
 class Guards(Settings):
@@ -147,8 +151,9 @@ def refuse_impossible(recipe: Recipe) -> None:
     _refuse_penalties(recipe)
     _refuse_unmeasured(recipe)
     _refuse_other_domains(recipe)
-    if attack is None and recipe.checkpoint.metric == "robust" and recipe.evaluation.threat.epsilon == 0:
-        raise UserError("checkpoint.metric", "robust", "clean: evaluation.threat.epsilon is 0")
+    metric = recipe.checkpoint.metric
+    if attack is None and metric.endswith("robust") and recipe.evaluation.threat.epsilon == 0:
+        raise UserError("checkpoint.metric", metric, "clean: evaluation.threat.epsilon is 0")
 
 
 def _refuse_penalties(recipe: Recipe) -> None:

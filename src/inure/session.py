@@ -268,6 +268,7 @@ class Session:
         metric = self.recipe.checkpoint.metric
         if metric == "auto":
             metric = "robust" if hasattr(self.recipe.method, "attack") else "clean"
+            metric = metric if self.recipe.data.long_tail is None else f"balanced_{metric}"
         return f"{metric}_accuracy"
 
     def _warn(self, kind: str, detail: str) -> None:
