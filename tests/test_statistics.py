@@ -70,3 +70,12 @@ def test_a_run_without_running_statistics_is_loaded_and_flagged(tmp_path):
     assert not any("running" in name for name in net.state_dict())
     found = evaluate(net, torch.rand(32, 1, 8, 8), torch.arange(32) % 10, suite="fgsm", threat="linf:0.1")
     assert any("rest of the batch" in flag["detail"] for flag in found.summary["flags"])
+
+
+@pytest.mark.parametrize("method", ["pgd_at", "trades"])
+def test_a_run_with_the_biased_variance_trains(tmp_path, method):
+    settings = [*SETTINGS, "model.batchnorm.unbiased=false", "method.attack.steps=1"]
+    run = train(load_recipe(f"digits/{method}", settings), tmp_path / "run", quiet=True)
+    variances = {name: v for name, v in read_weights(run / "weights.safetensors").items() if "running_var" in name}
+    assert variances
+    assert all(v.isfinite().all() for v in variances.values())

@@ -2,6 +2,7 @@
 
 import math
 
+import lightning_fabric
 import pytest
 import torch
 import torch.nn.functional as F
@@ -188,6 +189,8 @@ def test_wrapped_and_compiled_nets_are_unwrapped(x):
     expected = trace_kernel(net, x.float())
     assert torch.equal(trace_kernel(nn.DataParallel(net), x.float()), expected)
     assert torch.equal(trace_kernel(torch.compile(net, backend="eager"), x.float()), expected)
+    fabric = lightning_fabric.Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
+    assert torch.equal(trace_kernel(fabric.setup_module(net), x.float()), expected)
     net.compile(backend="eager")
     assert torch.equal(trace_kernel(net, x.float()), expected)
 

@@ -71,13 +71,17 @@ class _BiasedVariance:
         layer: Any = self
         if not (layer.training and layer.track_running_stats):
             return super().forward(x)  # type: ignore[misc]
-        before = layer.running_var.clone()
-        out = super().forward(x)  # type: ignore[misc]
+        variance = layer.running_var
+        layer._buffers["running_var"] = corrected = variance.clone()  # the backward wants it as the layer left it
+        try:
+            out = super().forward(x)  # type: ignore[misc]
+        finally:
+            layer._buffers["running_var"] = variance
         momentum = 1 / layer.num_batches_tracked if layer.momentum is None else layer.momentum
-        kept = before * (1 - momentum)
+        kept = variance * (1 - momentum)
         count = x.numel() // x.shape[1]
         with torch.no_grad():
-            layer.running_var.copy_(kept + (layer.running_var - kept) * (count - 1) / count)
+            variance.copy_(kept + (corrected - kept) * (count - 1) / count)
         return out
 
 
