@@ -1,5 +1,6 @@
 """Everything one training run holds between two steps: built, counted, validated, saved, restored, rolled back."""
 
+import copy
 import sys
 import time
 from functools import partial
@@ -229,15 +230,22 @@ class Session:
 
     def _evaluated_module(self) -> nn.Module:
         statistics.average_over_processes(self.fabric, self._local)
-        if self.averager is None:
-            return self._local
-        averaged, state = self.averager.module, self.progress
-        if isinstance(self.recipe.averaging, SWA) and self.averager.updates and statistics.has_statistics(averaged):
-            statistics.estimate(
-                averaged, self.recipe, self.loader, state.epoch, self.num_classes, state.step, self.memory
-            )
-        statistics.average_over_processes(self.fabric, averaged)
-        return averaged
+        module = self._local if self.averager is None else self.averager.module
+        anew = self.recipe.model.batchnorm
+        if anew is not None and anew.reestimate is not None:
+            module = copy.deepcopy(module)
+            self._estimate(module, source=anew.reestimate, batches=anew.batches)
+        elif self.averager and isinstance(self.recipe.averaging, SWA) and self.averager.updates:
+            self._estimate(module)
+        if module is not self._local:
+            statistics.average_over_processes(self.fabric, module)
+        return module
+
+    def _estimate(self, module: nn.Module, **how: Any) -> None:
+        state = self.progress
+        if statistics.has_statistics(module):
+            where = state.epoch, self.num_classes, state.step
+            statistics.estimate(module, self.recipe, self.loader, *where, self.memory, **how)
 
     def _validate(self, module: nn.Module) -> dict[str, float]:
         # Compiled graphs are for the shapes of training; here they would only be compiled anew

@@ -85,11 +85,11 @@ class Validator:
         }
 
     def _of_each_class(self, rows: Tensor) -> Tensor:
-        return torch.bincount(self._images.labels[rows], minlength=self._images.num_classes).float().to(self._device)
+        return torch.bincount(self.images.labels[rows], minlength=self.images.num_classes).float().to(self._device)
 
     def _measure(self, model: nn.Module, rows: Tensor, attack: Any) -> tuple[Tensor, Tensor]:
         """Right answers of each class, (K,), and the sum of the losses."""
-        right = torch.zeros(self._images.num_classes, device=self._device)
+        right = torch.zeros(self.images.num_classes, device=self._device)
         loss = torch.zeros((), device=self._device)
         for chosen in rows.split(_BATCH) if len(rows) else ():
             x = self.images.batch(chosen).to(self._device).float().div(255)

@@ -86,12 +86,10 @@ def gradient_predictiveness(
     with attack_mode(model, mode):
         before = _gradient(model, parameters, objective, seed)
         norm = _norm(before)
-        with _moved(parameters, before, step / norm.clamp_min(torch.finfo(norm.dtype).tiny)):
+        with _moved(parameters, before, step / _nonzero(norm)):
             after = _gradient(model, parameters, objective, seed)
-    product = torch.stack([(a.double() * b.double()).sum() for a, b in zip(before, after, strict=True)]).sum()
-    scale = (norm.double() * _norm(after).double()).clamp_min(torch.finfo(torch.float64).tiny)
     distance = _norm([a - b for a, b in zip(before, after, strict=True)])
-    return Predictiveness(norm, distance, (product / scale).to(norm.dtype))
+    return Predictiveness(norm, distance, _cosine(before, after))
 
 
 def _trained(model: nn.Module) -> list[nn.Parameter]:
@@ -108,6 +106,15 @@ def _gradient(model: nn.Module, parameters: list[nn.Parameter], objective: Objec
 
 def _norm(grads: list[Tensor]) -> Tensor:
     return torch.stack([grad.norm() for grad in grads]).norm()
+
+
+def _cosine(first: list[Tensor], second: list[Tensor]) -> Tensor:
+    sizes = _nonzero(_norm(first)), _nonzero(_norm(second))
+    return torch.stack([((a / sizes[0]) * (b / sizes[1])).sum() for a, b in zip(first, second, strict=True)]).sum()
+
+
+def _nonzero(size: Tensor) -> Tensor:
+    return size.clamp_min(torch.finfo(size.dtype).tiny)
 
 
 @contextmanager
