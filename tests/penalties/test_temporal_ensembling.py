@@ -66,8 +66,8 @@ def test_the_order_of_images_plays_no_part():
 
 @pytest.mark.parametrize(
     ("epoch", "share"),
-    [(89, 0), (90, math.exp(-5)), (100, 0.031), (110, 0.108), (120, 0.287), (130, 0.574), (140, 0.870), (150, 1), (200, 1)],
-)  # fmt: skip
+    [(89, 0), (90, math.exp(-5)), (100, 0.031), (110, 0.108), (120, 0.287), (130, 0.574), (140, 0.87), (200, 1)],
+)
 def test_at_the_first_step_of_an_epoch_the_ramp_is_that_of_the_code(epoch, share):
     te = TemporalEnsembling(start=89 / 200, end=149 / 200)
     assert te._weight((epoch - 1) / 200) / 30 == pytest.approx(share, abs=6e-4)
