@@ -24,6 +24,7 @@ from inure.averaging import EMA, SWA
 from inure.balance import CrossEntropy
 from inure.methods import MART, PGDAT, TRADES, CoTraining, FastAdvProp, Standard
 from inure.optimizers import SGD, AdamW, DiffusionEnhanced
+from inure.penalties import TAIL, GradAlign, TemporalEnsembling
 from inure.perturbation import AWP
 from inure.schedules import Constant, Cosine, OneCycle, Piecewise, Ramp
 from inure.threat import L1, L2, Linf, ThreatModel
@@ -55,6 +56,14 @@ class StepLine(NamedTuple):
 
     method: Any
     forwards: list[int]
+
+
+class PenaltyLine(NamedTuple):
+    """A penalty, and the forwards of a batch that it adds: those before the attack, and those of the update."""
+
+    penalty: Any
+    before: int
+    update: int
 
 
 _LINF, _L2, _L1 = Linf(epsilon=0.05), L2(epsilon=0.4), L1(epsilon=2)
@@ -127,6 +136,15 @@ STEPS = [
     StepLine(FastAdvProp(attack=FGSM(threat=_LINF)), [6, 2, 2]),
     StepLine(FastAdvProp(attack=FGSM(threat=_L2, start="uniform"), share=0.5, attack_weight=2), [4, 4, 4]),
     StepLine(FastAdvProp(share=0), [8]),
+]
+
+PENALTIES = [
+    PenaltyLine(GradAlign(), 0, 2),
+    PenaltyLine(GradAlign(weight=2, mode="eval"), 0, 2),
+    PenaltyLine(TemporalEnsembling(), 1, 0),
+    PenaltyLine(TemporalEnsembling(weight=3, momentum=0, start=0, end=0, on="auto"), 1, 0),
+    PenaltyLine(TAIL(), 0, 0),
+    PenaltyLine(TAIL(weight=0.05, reduction="pairwise", sign=-1, rule="counts"), 0, 0),
 ]
 
 CRITERIA = [CrossEntropy(), CrossEntropy(label_smoothing=0.1)]

@@ -23,7 +23,7 @@ from .methods import Method, Standard
 from .models import Model
 from .optimizers import Optimizer
 from .optimizers.sgd import SGD
-from .penalties import AnyPenalty
+from .penalties import AnyPenalty, predicts
 from .perturbation import Perturbation
 from .regime import Regime
 from .schedules import Cosine, Schedule
@@ -166,6 +166,10 @@ def _refuse_penalties(recipe: Recipe) -> None:
         if getattr(penalty, "eager", False) and recipe.engine.compile:
             allowed = "false: compiled nets cannot be differentiated twice"
             raise UserError("engine.compile", f"true with penalty {penalty.kind}", allowed, "engine.compile=false")
+        on, known = getattr(penalty, "on", "auto"), predicts(recipe.method)
+        if on not in ("auto", *known):
+            allowed = f"auto | {' | '.join(known)}: method {recipe.method.kind} predicts no others"
+            raise UserError(f"{name}.on", on, allowed)
         if getattr(penalty, "needs_attack", False) and not hasattr(recipe.method, "attack"):
             allowed = f"others: method {recipe.method.kind} does not attack"
             raise UserError(name, penalty.kind, allowed, "method.kind=pgd_at")
