@@ -23,7 +23,8 @@ from inure.attacks import (
 from inure.averaging import EMA, SWA
 from inure.balance import LDAM, BalancedSoftmax, ClassBalancedFocal, CrossEntropy, Rebalanced, RoBal, Weighted
 from inure.methods import MART, PGDAT, PGDKL, TRADES, CoTraining, FastAdvProp, Standard
-from inure.optimizers import SGD, AdamW
+from inure.optimizers import SGD, AdamW, DiffusionEnhanced
+from inure.penalties import TAIL, GradAlign, TemporalEnsembling
 from inure.perturbation import AWP
 from inure.schedules import Constant, Cosine, OneCycle, Piecewise, Ramp
 from inure.threat import L1, L2, Linf, ThreatModel
@@ -55,6 +56,14 @@ class StepLine(NamedTuple):
 
     method: Any
     forwards: list[int]
+
+
+class PenaltyLine(NamedTuple):
+    """A penalty, and the forwards of a batch that it adds: those before the attack, and those of the update."""
+
+    penalty: Any
+    before: int
+    update: int
 
 
 _LINF, _L2, _L1 = Linf(epsilon=0.05), L2(epsilon=0.4), L1(epsilon=2)
@@ -131,6 +140,15 @@ STEPS = [
     StepLine(FastAdvProp(share=0), [8]),
 ]
 
+PENALTIES = [
+    PenaltyLine(GradAlign(), 0, 2),
+    PenaltyLine(GradAlign(weight=2, mode="eval"), 0, 2),
+    PenaltyLine(TemporalEnsembling(), 1, 0),
+    PenaltyLine(TemporalEnsembling(weight=3, momentum=0, start=0, end=0, on="auto"), 1, 0),
+    PenaltyLine(TAIL(), 0, 0),
+    PenaltyLine(TAIL(weight=0.05, reduction="pairwise", sign=-1, rule="counts"), 0, 0),
+]
+
 CRITERIA = [
     CrossEntropy(),
     CrossEntropy(label_smoothing=0.1),
@@ -149,5 +167,13 @@ CRITERIA = [
 ]
 PERTURBATIONS = [AWP(), AWP(gamma=0.01, warmup=0.25)]
 AVERAGINGS = [EMA(), EMA(decay=0.9, warmup=False), EMA(start=0.5), SWA(), SWA(start=0)]
-OPTIMIZERS = [SGD(), SGD(lr=0.05, momentum=0, nesterov=False), SGD(nesterov=True, decay_all=True), AdamW(clip_norm=1)]
+OPTIMIZERS = [
+    SGD(),
+    SGD(lr=0.05, momentum=0, nesterov=False),
+    SGD(nesterov=True, decay_all=True),
+    AdamW(clip_norm=1),
+    DiffusionEnhanced(),
+    DiffusionEnhanced(k1=0, decoupled=False),
+    DiffusionEnhanced(lr=0.05, match_lr=True, weight_decay=0),
+]
 SCHEDULES = [Constant(warmup=0.1), Piecewise(), Piecewise(milestones=[]), Cosine(warmup=0.1), OneCycle(), Ramp()]

@@ -36,7 +36,7 @@ def assemble(fabric: Any, recipe: Recipe, run: Run, *, seed: int, deadline: floa
     )  # fmt: skip
     validator = Validator(
         validation.to(fabric.device), recipe.evaluation, clean=getattr(recipe.method, "clean", None),
-        robust=getattr(recipe.method, "robust", None), **place,
+        robust=getattr(recipe.method, "robust", None), every_class=recipe.data.long_tail is not None, **place,
     )  # fmt: skip
     facts = memory_of_run.facts_of(
         training.labels, training.num_classes, training.shape, recipe.batch_size, fabric.device

@@ -74,8 +74,9 @@ def train_step(
     forwards = Forwards()
 
     # 1. inner maximisation
+    with fabric.autocast():
+        terms = attack_terms(penalties, method, local, batch)  # before the tricks: they change predictions
     with fabric.autocast(), _open(crafting, local, batch.progress):
-        terms = attack_terms(penalties, local, batch)
         search = regime.search(method, batch.progress, crafting, terms, balance.radii(batch))
         x_adv = method.craft(local, batch, search, balance.attack_at(batch))
 
@@ -87,7 +88,8 @@ def train_step(
         if penalties:
             with fabric.autocast():
                 attack = regime.scale(method.attack, batch.progress) if hasattr(method, "attack") else None
-                losses = with_penalties(losses, penalties, forwards.outer(local, batch, x_adv, attack, criterion))
+                outer = forwards.outer(local, method, batch, x_adv, attack, criterion)
+                losses = with_penalties(losses, penalties, outer)
         fabric.backward(losses.total.mean())
         return losses
 

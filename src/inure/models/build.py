@@ -8,6 +8,7 @@ from torch import nn
 from ..config import Real, Settings, Whole
 from ..errors import UserError
 from .adapters import Adapters, attach
+from .batchnorm import BatchNorm
 from .classifier import Classifier
 from .from_file import is_file_function, net_from_file
 from .heads import Head, LinearHead, put_head
@@ -45,6 +46,8 @@ class Model(Settings):
     """Only a check: the data know their classes."""
     norm: Literal["batch", "layer", "group"] | None = None
     """For ResNets; None is the net's own. ``layer`` is GroupNorm with one group."""
+    batchnorm: BatchNorm | None = None
+    """How BatchNorm estimates the statistics of eval mode; None is as torch has it."""
     activation: Literal["relu", "silu"] | None = None
     """For wide nets; None is ReLU."""
     drop_path: Annotated[Real, Field(ge=0, lt=1)] = 0
@@ -76,6 +79,13 @@ class Model(Settings):
             raise UserError("head.kind", self.head.kind, allowed, "other model.adapters")
         return self
 
+    @model_validator(mode="after")
+    def _clean_statistics_of_one_domain(self) -> "Model":
+        if self.adapters is not None and self.batchnorm is not None and self.batchnorm.reestimate == "clean":
+            allowed = "training | null with model.adapters: clean images are those of one domain"
+            raise UserError("batchnorm.reestimate", "clean", allowed, "model.batchnorm.reestimate=training")
+        return self
+
 
 def build(model: Model, *, num_classes: int, shape: tuple[int, int, int], with_weights: bool = True) -> Classifier:
     """The net that ``model`` describes, for the data at hand. Works on the meta device too.
@@ -101,6 +111,8 @@ def build(model: Model, *, num_classes: int, shape: tuple[int, int, int], with_w
         put_head(net, model.head, model.name)
         mean, std = _normalisation(model, net, channels)
         classifier = Classifier(net, num_classes=num_classes, img_size=size, in_channels=channels, mean=mean, std=std)
+    if model.batchnorm is not None:
+        model.batchnorm.apply(classifier, model.name)
     state = read_start(model) if with_weights and model.weights is not None else None
     if state is not None and model.transfer:
         start_another_task(classifier, model, state)
