@@ -1,5 +1,6 @@
 """Everything one training run holds between two steps: built, counted, validated, saved, restored, rolled back."""
 
+import copy
 import sys
 import time
 from functools import partial
@@ -20,7 +21,8 @@ from .errors import NonFinite, Stop, UserError
 from .guards import FiniteGuard
 from .interrupts import Interrupts
 from .ledger import Ledger, accuracies_text
-from .measures import Probe, balanced_order
+from .measures import Probe
+from .overfitting import overfitting, overfitting_text
 from .passes import saved
 from .recipe import Recipe
 from .run import Run
@@ -46,7 +48,6 @@ class Session:
         self.model, self.optimizer, self.averager = model, optimizer, averager
         self.loader, self.validator, self.num_classes = loader, validator, num_classes
         self.memory = memory
-        self._probe_images = validator.images.subset(balanced_order(validator.images.labels))
         self.total_steps = recipe.epochs * loader.steps_per_epoch
         self.progress = Progress()
         self.bars = Bars(quiet=quiet or fabric.global_rank > 0)
@@ -141,7 +142,13 @@ class Session:
             chosen = self.run.checkpoints / f"{self.recipe.checkpoint.select}.safetensors"
             files.write_bytes(self.run.weights, chosen.read_bytes())
             cost = saved(self.recipe, self.progress.phase_steps) if self.recipe.regime.phases else None
-            self.run.write_info(status="finished", selected=self.recipe.checkpoint.select, phases=cost)
+            attacked = min(self.recipe.evaluation.validation_examples, len(self.validator.images))
+            found = overfitting(self.ledger.history, attacked) if hasattr(self.recipe.method, "attack") else None
+            self.run.write_info(
+                status="finished", selected=self.recipe.checkpoint.select, phases=cost, overfitting=found
+            )
+            if found is not None:
+                self.bars.say(overfitting_text(found))
         self.fabric.barrier()
 
     def save(self) -> None:
@@ -195,9 +202,7 @@ class Session:
         for line in refused:
             self.bars.say(f"warning: {line}")
         if content is not None:
-            self.progress = snapshot.put_back(
-                self.fabric, content, self._local, self.optimizer, self.averager, self.memory
-            )
+            self.progress = snapshot.put_back(self.fabric, content, *self._state)
             if self.fabric.is_global_zero:
                 self._write_progress()  # a kill may have come between the checkpoint and run.json
         self._guard.reset()
@@ -225,15 +230,22 @@ class Session:
 
     def _evaluated_module(self) -> nn.Module:
         statistics.average_over_processes(self.fabric, self._local)
-        if self.averager is None:
-            return self._local
-        averaged, state = self.averager.module, self.progress
-        if isinstance(self.recipe.averaging, SWA) and self.averager.updates and statistics.has_statistics(averaged):
-            statistics.estimate(
-                averaged, self.recipe, self.loader, state.epoch, self.num_classes, state.step, self.memory
-            )
-        statistics.average_over_processes(self.fabric, averaged)
-        return averaged
+        module = self._local if self.averager is None else self.averager.module
+        anew = self.recipe.model.batchnorm
+        if anew is not None and anew.reestimate is not None:
+            module = copy.deepcopy(module)
+            self._estimate(module, source=anew.reestimate, batches=anew.batches)
+        elif self.averager and isinstance(self.recipe.averaging, SWA) and self.averager.updates:
+            self._estimate(module)
+        if module is not self._local:
+            statistics.average_over_processes(self.fabric, module)
+        return module
+
+    def _estimate(self, module: nn.Module, **how: Any) -> None:
+        state = self.progress
+        if statistics.has_statistics(module):
+            where = state.epoch, self.num_classes, state.step
+            statistics.estimate(module, self.recipe, self.loader, *where, self.memory, **how)
 
     def _validate(self, module: nn.Module) -> dict[str, float]:
         # Compiled graphs are for the shapes of training; here they would only be compiled anew
@@ -249,9 +261,9 @@ class Session:
         due = [m for m in recipe.measures if state.epoch % m.every == 0 or state.epoch == recipe.epochs]
         if not due:
             return {}
-        attack = getattr(recipe.method, "attack", None)
-        scaled = None if attack is None else recipe.regime.scale(attack, state.step / self.total_steps)
-        probe = Probe(self._local, self._probe_images, scaled, self.fabric.device, self.memory)
+        method, progress = recipe.regime.method(recipe.method, state.phase), state.step / self.total_steps
+        images = self.validator.images
+        probe = Probe(self._local, images, recipe, method, progress, self.fabric.device, self.memory)
         with torch.compiler.set_stance("force_eager"):
             found = {name: value for measure in due for name, value in measure(probe).items()}
         if self.fabric.world_size > 1:
@@ -264,6 +276,7 @@ class Session:
         metric = self.recipe.checkpoint.metric
         if metric == "auto":
             metric = "robust" if hasattr(self.recipe.method, "attack") else "clean"
+            metric = metric if self.recipe.data.long_tail is None else f"balanced_{metric}"
         return f"{metric}_accuracy"
 
     def _warn(self, kind: str, detail: str) -> None:

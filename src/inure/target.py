@@ -85,6 +85,7 @@ def evaluate_target(
     search: dict[str, Any] = {
         "sources": sources, "search_precision": search_precision, "channels_last": channels_last,
         "store_adversarial": store_adversarial, "source_hash": source_hash(target),
+        "class_counts": found.class_counts, "groups": found.run.recipe().evaluation.groups if found.run else None,
     }  # fmt: skip
     options: dict[str, Any] = {
         **shared, "suite": suite, "out": folder, "resume": resume, "command": command,
@@ -129,6 +130,17 @@ class Target:
     def img_size(self) -> int | None:
         """Pixels to which a run's images are resized."""
         return self.run.recipe().model.img_size if self.run else None
+
+    @property
+    def contrast(self) -> float:
+        """How far a run's images are shrunk around mid grey."""
+        return self.run.recipe().data.contrast if self.run else 1.0
+
+    @property
+    def class_counts(self) -> list[int] | None:
+        """Training images of a run's classes, by their true labels; None if the run does not know."""
+        data = self.run.info().get("data", {}) if self.run else {}
+        return data.get("true_class_counts", data.get("class_counts"))
 
     @property
     def shape(self) -> tuple[int, ...] | None:
@@ -191,7 +203,7 @@ def _images_of(
     if family == CORRUPTED:
         assert images is not None
         return images, corruptions_of(images)
-    return images, find_sets(shifts, img_size=target.img_size, examples=examples)
+    return images, find_sets(shifts, img_size=target.img_size, contrast=target.contrast, examples=examples)
 
 
 def parse_mode(text: str | None) -> Any:
@@ -234,11 +246,12 @@ def find_threat(run: Run | None, text: str | None) -> Geometry:
 
 def find_images(run: Run | None, classifier: Classifier, data: str | None) -> ImageSet:
     """``--data``, or the run's test images."""
-    size = run.recipe().model.img_size if run else None
+    recipe = run.recipe() if run else None
+    size, contrast = (recipe.model.img_size, recipe.data.contrast) if recipe else (None, 1.0)
     if data is not None:
-        images = load_images(data, "test", img_size=size, setting="--data")
-    elif run is not None:
-        images = run.recipe().data.load_test(size)
+        images = load_images(data, "test", img_size=size, contrast=contrast, setting="--data")
+    elif recipe is not None:
+        images = recipe.data.load_test(size)
     else:
         raise UserError("--data", "nothing", "a data set, required for file.py:function", "--data digits")
     if run is not None and (expected := tuple(run.info()["input_shape"])) != images.shape:

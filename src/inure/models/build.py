@@ -8,6 +8,7 @@ from torch import nn
 from ..config import Real, Settings, Whole
 from ..errors import UserError
 from .adapters import Adapters, attach
+from .batchnorm import BatchNorm
 from .classifier import Classifier
 from .from_file import is_file_function, net_from_file
 from .own import OWN_NETS, build_own, own_net
@@ -44,6 +45,8 @@ class Model(Settings):
     """Only a check: the data know their classes."""
     norm: Literal["batch", "layer", "group"] | None = None
     """For ResNets; None is the net's own. ``layer`` is GroupNorm with one group."""
+    batchnorm: BatchNorm | None = None
+    """How BatchNorm estimates the statistics of eval mode; None is as torch has it."""
     activation: Literal["relu", "silu"] | None = None
     """For wide nets; None is ReLU."""
     drop_path: Annotated[Real, Field(ge=0, lt=1)] = 0
@@ -63,6 +66,13 @@ class Model(Settings):
         if self.transfer and self.pretrained:
             allowed = "false with model.pretrained: weights come from there or from model.weights"
             raise UserError("transfer", True, allowed, "model.pretrained=false")
+        return self
+
+    @model_validator(mode="after")
+    def _clean_statistics_of_one_domain(self) -> "Model":
+        if self.adapters is not None and self.batchnorm is not None and self.batchnorm.reestimate == "clean":
+            allowed = "training | null with model.adapters: clean images are those of one domain"
+            raise UserError("batchnorm.reestimate", "clean", allowed, "model.batchnorm.reestimate=training")
         return self
 
 
@@ -89,6 +99,8 @@ def build(model: Model, *, num_classes: int, shape: tuple[int, int, int], with_w
         net = _named_net(model, num_classes, channels, size, data_size=shape[1:], fetch=with_weights)
         mean, std = _normalisation(model, net, channels)
         classifier = Classifier(net, num_classes=num_classes, img_size=size, in_channels=channels, mean=mean, std=std)
+    if model.batchnorm is not None:
+        model.batchnorm.apply(classifier, model.name)
     state = read_start(model) if with_weights and model.weights is not None else None
     if state is not None and model.transfer:
         start_another_task(classifier, model, state)
