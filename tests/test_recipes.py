@@ -23,8 +23,8 @@ SHIPPED = [name for name, _ in shipped_names()]
 SIZES = {"digits": 8, "cifar10": 32, "imagenette64": 64, "imagenette": 224, "imagenet": 224}
 LONG_TAILED = {"cifar10_lt50": 10, "cifar100_lt10": 100}
 SIZES |= dict.fromkeys(LONG_TAILED, 32)
-SUCCESSORS = ("mo_", "singh_", "debenedetti_")
-"""What recipes begin with that are called after a paper, not after a method."""
+SUCCESSORS = ("mo_", "singh_", "debenedetti_", "te_", "random_labels_", "noisy_labels", "long_tail")
+"""What recipes begin with that are called after a paper or what they are for, not after a method."""
 
 
 @pytest.mark.parametrize("name", SHIPPED)

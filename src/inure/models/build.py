@@ -44,8 +44,8 @@ class Model(Settings):
     the weights have no such stem. None is the net's own."""
     num_classes: _Positive | None = None
     """Only a check: the data know their classes."""
-    norm: Literal["batch", "layer", "group"] | None = None
-    """For ResNets; None is the net's own. ``layer`` is GroupNorm with one group."""
+    norm: Literal["batch", "layer", "group", "none"] | None = None
+    """For ResNets and cnn_digits; None is the net's own. ``layer`` is GroupNorm with one group."""
     batchnorm: BatchNorm | None = None
     """How BatchNorm estimates the statistics of eval mode; None is as torch has it."""
     activation: Literal["relu", "silu"] | None = None

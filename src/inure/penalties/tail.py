@@ -64,11 +64,18 @@ class TAIL(Settings):
         return torch.zeros_like(counts, dtype=torch.bool).index_fill(0, order[first:], True)
 
     def _anchored(self, z: Tensor, y: Labels, counts: Tensor) -> PerExample:
-        """(B,): for every b as if its class were rare, the mean over j."""
-        anchor, log_probs = z.detach().log_softmax(1), z.log_softmax(1)
-        kl = (anchor.exp() * anchor).sum(1, keepdim=True) - anchor.exp() @ log_probs.T
-        rarity = (counts.sum() / counts.clamp_min(1)).sqrt().to(z.dtype)[y]
-        signed = (rarity[:, None] + rarity) * torch.where(y[:, None] == y, -1.0, 1.0)
-        if self.reduction == "pairwise":
-            return (signed * kl).mean(1)
-        return signed.mean(1) * kl.mean(1) / z.shape[1]
+        """(B,): for every b as if its class were rare, the sum over j of w_bj KL(q_b || p_j).
+
+        w depends on b through its class alone, so that K rows of sums over j do for all b.
+        """
+        rarity = (counts.sum() / counts.clamp_min(1)).sqrt().to(z.dtype)
+        same = torch.arange(len(counts), device=y.device)[:, None] == y
+        weights = (rarity[:, None] + rarity[y]) * torch.where(same, -1.0, 1.0) / len(y)  # (K, B)
+        if self.reduction == "faithful":
+            weights = (weights.sum(1, keepdim=True) / z.numel()).expand_as(weights)
+        log_probs = z.log_softmax(1)
+        anchor = log_probs.detach()
+        probs = anchor.exp()
+        entropy = -(probs * anchor).sum(1)
+        cross = probs @ (weights @ log_probs).T  # (B, K): every class of an anchor, of which one is its own
+        return -(weights.sum(1)[y] * entropy + cross.gather(1, y[:, None]).squeeze(1))

@@ -81,10 +81,14 @@ class TemporalEnsembling(Settings):
         return self.weight * math.exp(-_RAMP * (1 - t) ** 2)
 
     def _take_note(self, model: nn.Module, batch: Batch) -> None:
-        memory = batch.memory[_PREDICTIONS]
         with torch.no_grad(), attack_mode(model, "eval"):
-            now = model(batch.x).softmax(1)
-        write_rows(memory, batch.index, self.momentum * memory[batch.index] + (1 - self.momentum) * now)
+            self.update(batch, model(batch.x))
+
+    def update(self, batch: Batch, logits: Logits) -> None:
+        """Let the clean ``logits`` (B, K) enter the memory of ``batch``."""
+        memory = batch.memory[_PREDICTIONS]
+        now = (1 - self.momentum) * logits.detach().softmax(1)
+        write_rows(memory, batch.index, self.momentum * memory[batch.index] + now)
 
 
 @dataclass(frozen=True)
