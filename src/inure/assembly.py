@@ -7,6 +7,7 @@ import torch
 from . import engine
 from . import memory as memory_of_run
 from .data import Loader
+from .data.record import record, remarks
 from .models import build
 from .models.adapters import settle
 from .recipe import Recipe
@@ -44,15 +45,10 @@ def assemble(fabric: Any, recipe: Recipe, run: Run, *, seed: int, deadline: floa
         fabric, recipe, run, model, optimizer, averager, loader, validator, memory,
         num_classes=training.num_classes, deadline=deadline, quiet=quiet,
     )  # fmt: skip
-    apart = isinstance(recipe.data.validation, str)  # else both were cut from the same files, and count the same
-    skipped = training.skipped + (validation.skipped if apart else 0)
-    if skipped:
-        session.bars.say(f"warning: {skipped} images could not be decoded and were left out")
+    for line in remarks(recipe.data, training, validation):
+        session.bars.say(line)
     if fabric.is_global_zero:
-        data = {
-            "source": recipe.data.source, "train_examples": len(training), "validation_examples": len(validation),
-            "hash": training.hash, "skipped": skipped,
-        }  # fmt: skip
+        data = record(recipe.data, training, validation, run.path)
         run.write_info(
             status="running", command=run.command(), data=data, class_names=list(training.class_names),
             num_classes=training.num_classes, input_shape=list(training.shape),

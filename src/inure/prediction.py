@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .data.contrast import Shrink
 from .data.decode import FORMATS
 from .errors import UserError
 from .load import in_mode, load
@@ -25,11 +26,12 @@ def predict_files(
         UserError: For a file that is missing or no image, before anything is classified.
     """
     classifier = in_mode(load(target, weights), parse_mode(mode))
-    names = [] if ".py:" in target else Run(Path(target)).info().get("class_names", [])
+    run = None if ".py:" in target else Run(Path(target))
+    names, contrast = (run.info().get("class_names", []), run.recipe().data.contrast) if run else ([], 1.0)
     most = classifier.num_classes or top
     if not 1 <= top <= most:
         raise UserError("--top", top, f"1 to {most}")
-    tensors = [read_image(path, classifier.in_channels or 3, classifier.img_size) for path in paths]
+    tensors = [read_image(path, classifier.in_channels or 3, classifier.img_size, contrast) for path in paths]
     for path, x in zip(paths, tensors, strict=True):
         probabilities = _probabilities(classifier, x, path)
         if top > len(probabilities):
@@ -52,8 +54,8 @@ def _probabilities(classifier: Classifier, x: Tensor, path: Path) -> Tensor:
         raise UserError("IMAGES", given, "images of the size that the net takes") from error
 
 
-def read_image(path: Path, channels: int, size: tuple[int, int] | None) -> Tensor:
-    """(C, H, W) float32 in [0, 1].
+def read_image(path: Path, channels: int, size: tuple[int, int] | None, contrast: float = 1.0) -> Tensor:
+    """(C, H, W) float32 in [0, 1], at the contrast that a run sees (``data.contrast``).
 
     Raises:
         UserError: If the file is missing or no image.
@@ -75,4 +77,4 @@ def read_image(path: Path, channels: int, size: tuple[int, int] | None) -> Tenso
         image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     pixels = torch.from_numpy(np.array(image, dtype="uint8"))
     pixels = pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
-    return pixels.float().div(255)
+    return (pixels if contrast == 1 else Shrink(contrast)(pixels)).float().div(255)

@@ -97,6 +97,8 @@ def export_robustbench(
     for key in info:
         if key not in FIELDS:
             raise unknown_name("--info", key, FIELDS)
+    if (contrast := run.recipe().data.contrast) != 1:
+        raise UserError("data.contrast", contrast, "1: RobustBench shows a net the images as they are")
     classifier = load(target)
     plain, mode = in_mode(classifier, mode), mode if mode is not None else usual_mode(classifier)
     refuse_nameless(run, plain)

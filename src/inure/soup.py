@@ -77,7 +77,9 @@ def make_soup(
     images = _images(runs, data, examples)
     if few_shot is not None and not shifts and not 1 <= few_shot < len(images):
         raise UserError("--few-shot", few_shot, f"1 to {len(images) - 1}: some of {len(images)} images must be left")
-    found_shifts = find_shifts(shifts, recipe.model.img_size, examples, few_shot or SHOTS)
+    found_shifts = find_shifts(
+        shifts, recipe.model.img_size, examples, few_shot or SHOTS, contrast=recipe.data.contrast
+    )
     folder = out or runs[0].path / "soups" / _name(suite, data, len(runs))
     files.make_folder(folder)
     place = device_of(device)
@@ -215,7 +217,7 @@ def _images(runs: Sequence[Run], data: str | None, examples: int | None) -> Imag
     recipe = runs[0].recipe()
     img_size = recipe.model.img_size
     if data is not None:
-        images = load_images(data, "test", img_size=img_size, setting="--data")
+        images = load_images(data, "test", img_size=img_size, contrast=recipe.data.contrast, setting="--data")
     elif any(run.recipe().data != recipe.data for run in runs):
         raise UserError("--data", "nothing", "images to choose by: these runs held out different ones", "--data SPEC")
     else:

@@ -33,13 +33,15 @@ SHOTS = 100
 LABELS, SINGLE, AGAINST = "few labels", "single soup", "against"
 
 
-def find_shifts(specs: Sequence[str], img_size: int | None, examples: int | None, shots: int) -> list[ImageSet]:
+def find_shifts(
+    specs: Sequence[str], img_size: int | None, examples: int | None, shots: int, *, contrast: float = 1.0
+) -> list[ImageSet]:
     """The sets that ``--shift`` names; ``SPEC@*`` is all corruptions of SPEC at all severities.
 
     Raises:
         UserError: If a set is not there, or too small for ``shots`` images to choose by and one to measure.
     """
-    found = [part.load() for part in find_sets(specs, img_size=img_size, examples=examples)]
+    found = [part.load() for part in find_sets(specs, img_size=img_size, contrast=contrast, examples=examples)]
     for images in found:
         if shots >= len(images):
             raise UserError("--few-shot", shots, f"1 to {len(images) - 1}, fewer than the images of {images.name}")

@@ -131,6 +131,11 @@ class Target:
         return self.run.recipe().model.img_size if self.run else None
 
     @property
+    def contrast(self) -> float:
+        """How far a run's images are shrunk around mid grey."""
+        return self.run.recipe().data.contrast if self.run else 1.0
+
+    @property
     def shape(self) -> tuple[int, ...] | None:
         """(C, H, W) of a run's images."""
         return tuple(self.run.info()["input_shape"]) if self.run else None
@@ -191,7 +196,7 @@ def _images_of(
     if family == CORRUPTED:
         assert images is not None
         return images, corruptions_of(images)
-    return images, find_sets(shifts, img_size=target.img_size, examples=examples)
+    return images, find_sets(shifts, img_size=target.img_size, contrast=target.contrast, examples=examples)
 
 
 def parse_mode(text: str | None) -> Any:
@@ -234,11 +239,12 @@ def find_threat(run: Run | None, text: str | None) -> Geometry:
 
 def find_images(run: Run | None, classifier: Classifier, data: str | None) -> ImageSet:
     """``--data``, or the run's test images."""
-    size = run.recipe().model.img_size if run else None
+    recipe = run.recipe() if run else None
+    size, contrast = (recipe.model.img_size, recipe.data.contrast) if recipe else (None, 1.0)
     if data is not None:
-        images = load_images(data, "test", img_size=size, setting="--data")
-    elif run is not None:
-        images = run.recipe().data.load_test(size)
+        images = load_images(data, "test", img_size=size, contrast=contrast, setting="--data")
+    elif recipe is not None:
+        images = recipe.data.load_test(size)
     else:
         raise UserError("--data", "nothing", "a data set, required for file.py:function", "--data digits")
     if run is not None and (expected := tuple(run.info()["input_shape"])) != images.shape:

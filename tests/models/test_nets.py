@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -64,7 +66,9 @@ def test_every_name_builds_and_runs_on_meta(name, shape):
     assert features.shape[0] == 2
 
 
-@pytest.mark.parametrize("name", ["preact_resnet18", "cifar_resnet18", "wrn10_1", "vit_tiny", "vit_digits", "cnn_tiny"])
+@pytest.mark.parametrize(
+    "name", ["preact_resnet18", "cifar_resnet18", "wrn10_1", "vit_tiny", "vit_digits", "cnn_tiny", "cnn_digits"]
+)
 def test_gradients_reach_every_parameter(name):
     model = build(Model(name=name), num_classes=5, shape=(3, 8, 8))
     x = torch.rand(3, 3, 8, 8)
@@ -145,3 +149,18 @@ def test_catalogue_lists_ours_and_no_name_is_timms():
     assert names[:-1] == NAMES
     assert not set(NAMES) & set(timm.list_models())
     assert all(text and "\n" not in text and "\t" not in text for _, text in catalogue())
+
+
+@pytest.mark.parametrize("size", [8, 16, 10])
+def test_the_net_for_digits_has_the_layers_of_the_test_bed(size):
+    quarter = math.ceil(math.ceil(size / 2) / 2)
+    convolutions = sum(9 * a * b + b + 2 * b for a, b in [(1, 16), (16, 32), (32, 64)])
+    dense = (64 * quarter**2 + 1) * 128 + 129 * 10
+    model = build(Model(name="cnn_digits"), num_classes=10, shape=(1, size, size))
+    assert parameters(model) == convolutions + dense
+    features = model.net.forward_features(torch.rand(2, 1, size, size))
+    assert features.shape == (2, 64, quarter, quarter)
+    hidden = model.net.forward_head(features, pre_logits=True)
+    assert hidden.shape == (2, 128)
+    assert bool((hidden >= 0).all())
+    assert torch.equal(model.net.get_classifier()(hidden), model.net.forward_head(features))

@@ -42,12 +42,15 @@ class ImageSet:
     """How a net of other classes answers this set; the labels count the classes of the readout."""
     accepted: Tensor | None = None
     """(N, K) bool, on the CPU: the right classes of each image, in sets where there may be several."""
+    true_labels: Tensor | None = None
+    """(N,) int64, on the CPU: what the labels were before label noise."""
 
     def __post_init__(self) -> None:
         held = self.pixels.rows if isinstance(self.pixels, Lazy) else self.pixels
         assert len(self.labels) == len(self.index) == len(held)
         assert isinstance(held, Tensor)
         assert self.readout is None or len(self.readout.groups) == self.num_classes
+        assert self.true_labels is None or len(self.true_labels) == len(self.labels)
         assert self.accepted is None or self.accepted.shape == (len(self.labels), self.num_classes)
         assert isinstance(self.pixels, Lazy) or (held.dtype == torch.uint8 and held.shape[1:] == self.shape)
 
@@ -103,12 +106,16 @@ class ImageSet:
         else:
             pixels = replace(self.pixels, rows=self.pixels.rows[rows])
         accepted = None if self.accepted is None else self.accepted[rows]
-        return replace(self, labels=self.labels[rows], index=self.index[rows], pixels=pixels, accepted=accepted)
+        true = None if self.true_labels is None else self.true_labels[rows]
+        return replace(
+            self, labels=self.labels[rows], index=self.index[rows], pixels=pixels, accepted=accepted, true_labels=true
+        )
 
     def of_classes(self, classes: Sequence[int]) -> "ImageSet":
         """The images of some classes, whose labels then count in the order given."""
         assert self.readout is None
         assert self.accepted is None
+        assert self.true_labels is None
         rows, labels = rows_of_classes(self.labels, classes)
         names = tuple(self.class_names[k] for k in classes)
         return replace(self.subset(rows), labels=labels, class_names=names)
@@ -121,7 +128,11 @@ class ImageSet:
         if not isinstance(self.pixels, Tensor):
             return self.subset(torch.arange(n))
         accepted = None if self.accepted is None else self.accepted[:n]
-        return replace(self, labels=self.labels[:n], index=self.index[:n], pixels=self.pixels[:n], accepted=accepted)
+        true = None if self.true_labels is None else self.true_labels[:n]
+        return replace(
+            self, labels=self.labels[:n], index=self.index[:n], pixels=self.pixels[:n], accepted=accepted,
+            true_labels=true,
+        )  # fmt: skip
 
     def batch(self, rows: Tensor) -> Tensor:
         """The (B, C, H, W) uint8 images at ``rows``, on the pixels' device.

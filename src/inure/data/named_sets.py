@@ -33,7 +33,7 @@ class NamedSet:
 
 
 def find_sets(
-    specs: Sequence[str], *, img_size: int | None, examples: int | None, setting: str = "--shift"
+    specs: Sequence[str], *, img_size: int | None, examples: int | None, contrast: float = 1.0, setting: str = "--shift"
 ) -> list[NamedSet]:
     """The sets that SPECs name; ``SPEC@*`` is every corruption of SPEC at every severity.
 
@@ -41,6 +41,7 @@ def find_sets(
         specs: As for ``load``; without ``#SPLIT`` the test images.
         img_size: Images become squares of so many pixels.
         examples: Only the first so many of each set.
+        contrast: As for ``load``.
         setting: The key that errors name.
 
     Raises:
@@ -50,13 +51,14 @@ def find_sets(
     for spec in specs:
         place = spec.removesuffix(_EVERY)
         if place == spec:
-            found.append(_written(spec, img_size, examples, setting))
+            found.append(_written(spec, img_size, examples, contrast, setting))
         elif is_corrupted(place):  # a file or folder for each
             found += [
-                _written(f"{place}@{kind}:{severity}", img_size, examples, setting) for kind, severity in _cells()
+                _written(f"{place}@{kind}:{severity}", img_size, examples, contrast, setting)
+                for kind, severity in _cells()
             ]
         else:
-            images = load(place, "test", img_size=img_size, setting=setting).head(examples)
+            images = load(place, "test", img_size=img_size, contrast=contrast, setting=setting).head(examples)
             found += corruptions_of(images, setting)
     names = [part.name for part in found]
     if twice := next((name for name in names if names.count(name) > 1), None):
@@ -83,7 +85,7 @@ def _cells() -> list[tuple[str, int]]:
     return [(kind, severity) for kind in CORRUPTIONS for severity in SEVERITIES]
 
 
-def _written(spec: str, img_size: int | None, examples: int | None, setting: str) -> NamedSet:
+def _written(spec: str, img_size: int | None, examples: int | None, contrast: float, setting: str) -> NamedSet:
     parsed = parse_spec(spec)
     kind = severity = None
     base = spec
@@ -93,7 +95,7 @@ def _written(spec: str, img_size: int | None, examples: int | None, setting: str
         base = parsed.place if parsed.split is None else f"{parsed.place}#{parsed.split}"
 
     def read() -> ImageSet:
-        return load(spec, "test", img_size=img_size, setting=setting).head(examples)
+        return load(spec, "test", img_size=img_size, contrast=contrast, setting=setting).head(examples)
 
     return NamedSet(spec, base, kind, severity, read, partial(load_labels, spec, "test", setting=setting))
 

@@ -6,9 +6,12 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from ..config import Settings, Whole, parse_real
+from ..config import Real, Settings, Whole, parse_real
 from ..errors import UserError
+from .class_numbers import class_numbers
 from .image_set import ImageSet, rows_of_classes
+from .label_noise import LabelNoise, corrupt
+from .long_tailed import LongTail, choose
 from .sources import find_source, load, load_labels
 from .spec import choose_splits
 from .split import stratified_split
@@ -33,6 +36,12 @@ class Data(Settings):
     """Use only these classes, named or numbered from 0; labels count in this order, in all splits."""
     skip_bad: bool = False
     """Leave out images that cannot be decoded, and count them, instead of an error."""
+    long_tail: LongTail | None = None
+    """Make the training images imbalanced (``long_tailed.py``); held-out images come out of those that are left."""
+    label_noise: LabelNoise | None = None
+    """Make labels of training images wrong (``label_noise.py``); validation and test labels stay as they are."""
+    contrast: Annotated[Real, Field(gt=0, le=1)] = 1.0
+    """All images, test images too, are seen at x = 0.5 + contrast (x - 0.5), rounded to 256 values."""
     workers: Annotated[Whole, Field(ge=0)] = 2
     """Processes that decode images of a set that does not fit in memory."""
 
@@ -57,7 +66,7 @@ class Data(Settings):
         Raises:
             UserError: If a set is not there or wrong, or their classes do not match.
         """
-        every = self._only(load(self.source, "train", img_size=img_size, skip_bad=self.skip_bad))
+        every = self._only(self._load(self.source, "train", img_size, "data.source"))
         if self.examples is not None and self.examples < len(every):
             every = every.subset(_some(every.labels, self.examples))
         _refuse_gaps(every.labels, every.class_names)
@@ -65,22 +74,22 @@ class Data(Settings):
         if test is not None:
             labels, names = self._labels(test, "test", setting="data.test")
             _refuse_other_classes(labels, names, every.labels, every.class_names, "data.test")
+        if self.long_tail is not None:
+            every = every.subset(choose(self.long_tail, every))
         if not isinstance(self.validation, str):
-            train_rows, held_out_rows = stratified_split(every.labels, self.validation)
-            return every.subset(train_rows), every.subset(held_out_rows)
-        validation = self._only(
-            load(self.validation, "validation", img_size=img_size, skip_bad=self.skip_bad, setting="data.validation")
-        )
+            rows = stratified_split(every.labels, self.validation, every_class=self.long_tail is not None)
+            return self._noisy(every.subset(rows[0])), every.subset(rows[1])
+        validation = self._only(self._load(self.validation, "validation", img_size, "data.validation"))
         _refuse_other_classes(
             validation.labels, validation.class_names, every.labels, every.class_names, "data.validation"
         )
         self._refuse_selection_on(validation, every, "data.source, the training images")
         if test is not None:
-            self._refuse_selection_on(validation, load(test, "test", img_size=img_size), "the test images")
+            self._refuse_selection_on(validation, self._load(test, "test", img_size, "data.test"), "the test images")
         if validation.shape != every.shape:
             given = f"images of {validation.shape}, others than {every.shape} of data.source"
             raise UserError("data.validation", given, "images of one shape", "model.img_size")
-        return every, validation
+        return self._noisy(every), validation
 
     def load_test(self, img_size: int | None) -> ImageSet:
         """The test images: ``test``, else the test, else the validation split of ``source``, else all of it.
@@ -88,7 +97,7 @@ class Data(Settings):
         The last are the training images: ``inure evaluate`` flags what it finds on them as unverified.
         """
         spec = self._test_spec() or self.source
-        images = self._only(load(spec, "test", img_size=img_size, skip_bad=self.skip_bad, setting="data.test"))
+        images = self._only(self._load(spec, "test", img_size, "data.test"))
         try:
             labels, names = self._labels(self.source, "train")
         except UserError:
@@ -96,6 +105,14 @@ class Data(Settings):
             return images
         _refuse_other_classes(images.labels, images.class_names, labels, names, "data.test")
         return images
+
+    def _load(self, spec: str, split: str, img_size: int | None, setting: str) -> ImageSet:
+        return load(
+            spec, split, img_size=img_size, skip_bad=self.skip_bad, contrast=self.contrast, setting=setting
+        )  # fmt: skip
+
+    def _noisy(self, training: ImageSet) -> ImageSet:
+        return training if self.label_noise is None else corrupt(self.label_noise, training)
 
     def _only(self, images: ImageSet) -> ImageSet:
         """The images of ``classes``."""
@@ -110,15 +127,7 @@ class Data(Settings):
         return rows_of_classes(labels, numbers)[1], tuple(names[k] for k in numbers)
 
     def _numbers(self, names: tuple[str, ...]) -> list[int]:
-        numbers = []
-        for chosen in self.classes or ():
-            if chosen not in names and chosen not in range(len(names)):
-                allowed = f"names or numbers of its {len(names)} classes: {names[0]}, ... {names[-1]}"
-                raise UserError("data.classes", chosen, allowed)
-            numbers.append(names.index(chosen) if isinstance(chosen, str) else chosen)
-        if len({*numbers}) != len(numbers):
-            raise UserError("data.classes", self.classes, "classes that differ")
-        return numbers
+        return class_numbers(self.classes or (), names, "data.classes")
 
     def _refuse_selection_on(self, validation: ImageSet, other: ImageSet, what: str) -> None:
         if validation.hash == other.hash:

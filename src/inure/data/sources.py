@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..errors import UserError
+from .contrast import with_contrast
 from .decode import decode_set
 from .digits import read_digits
 from .encoded import Encoded
@@ -36,6 +37,7 @@ def load(
     *,
     img_size: int | None = None,
     skip_bad: bool = False,
+    contrast: float = 1.0,
     memory_limit: int = 4 << 30,
     setting: str = "data.source",
 ) -> ImageSet:
@@ -50,6 +52,7 @@ def load(
             split is that split, whatever it is called.
         img_size: Images become squares of so many pixels (bilinear).
         skip_bad: Images that cannot be decoded are left out and counted, instead of an error.
+        contrast: Images are shrunk so around mid grey, before they are corrupted (``contrast.py``).
         memory_limit: Bytes of pixels up to which a set is decoded into memory; larger ones stay lazy.
         setting: The key that errors name.
 
@@ -64,6 +67,7 @@ def load(
     images = decode_set(
         encoded, name=spec, img_size=img_size, skip_bad=skip_bad, memory_limit=memory_limit, setting=setting
     )
+    images = with_contrast(images, contrast)
     return images if source.spec.corruption is None else _corrupted(images, source.spec.corruption, setting)
 
 

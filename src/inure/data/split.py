@@ -7,7 +7,7 @@ from torch import Tensor
 from ..errors import UserError
 
 
-def stratified_split(labels: Tensor, size: float, seed: int = 0) -> tuple[Tensor, Tensor]:
+def stratified_split(labels: Tensor, size: float, seed: int = 0, *, every_class: bool = False) -> tuple[Tensor, Tensor]:
     """Two sets of rows, both ascending: those to train on and ``size`` of them held out.
 
     Each class gives its exact share rounded down or up (largest remainder), and always keeps an example to
@@ -17,6 +17,8 @@ def stratified_split(labels: Tensor, size: float, seed: int = 0) -> tuple[Tensor
         labels: (N,) integers.
         size: A fraction in (0, 1), or a count of at least 1.
         seed: Which of the possible splits.
+        every_class: Every class of at least two examples gives one or more, at the cost of the largest, if ``size``
+            is enough for that: what is held out of a long tail then knows every class.
 
     Returns:
         (train_rows, held_out_rows), int64.
@@ -26,11 +28,14 @@ def stratified_split(labels: Tensor, size: float, seed: int = 0) -> tuple[Tensor
     """
     classes, counts = np.unique(labels.numpy(), return_counts=True)
     total = _count(size, len(labels), most=len(labels) - len(classes))
+    quotas = _quotas(counts, total)
+    if every_class:
+        _give_one(quotas, counts)
     # The legacy generator's stream is frozen by numpy: the same split for every version to come.
     random = np.random.RandomState(seed)
     held_out = [
         random.permutation(np.flatnonzero(labels.numpy() == label))[:quota]
-        for label, quota in zip(classes, _quotas(counts, total), strict=True)
+        for label, quota in zip(classes, quotas, strict=True)
     ]
     mask = torch.zeros(len(labels), dtype=torch.bool)
     mask[torch.from_numpy(np.concatenate(held_out))] = True
@@ -60,3 +65,14 @@ def _quotas(counts: np.ndarray, total: int) -> np.ndarray:
                 quotas[k] += 1
                 missing -= 1
     return quotas
+
+
+def _give_one(quotas: np.ndarray, counts: np.ndarray) -> None:
+    """Raise empty quotas to 1 where two examples are there, and take as many from the largest."""
+    able = counts >= 2
+    if quotas.sum() < able.sum():
+        return
+    missing = able & (quotas == 0)
+    quotas[missing] = 1
+    for _ in range(int(missing.sum())):
+        quotas[np.argmax(quotas)] -= 1

@@ -9,6 +9,7 @@ from torch import nn
 
 from ..errors import UserError
 from .cifar_resnet import CifarResNet18
+from .cnn_digits import CNNDigits
 from .cnn_tiny import CNNTiny
 from .preact_resnet import PreActResNet18
 from .small_vit import small_vit
@@ -48,6 +49,7 @@ OWN_NETS = {
         True,
     ),
     "vit_digits": OwnNet(_VIT_DIGITS, "ViT of width 48, 3 blocks, 0.09M, for 8 x 8", {**_VIT, "patch_size": 2}, True),
+    "cnn_digits": OwnNet(CNNDigits, "three convolutions and two layers, 0.16M for 16 x 16 digits", {}, True),
     "cnn_tiny": OwnNet(CNNTiny, "two convolutions, 5k, for tests and examples", {}),
 }
 
