@@ -1,0 +1,67 @@
+"""How linear the loss is around images: gradient alignment, and the error of the linear model.
+
+Both fall apart at catastrophic overfitting, before or with the accuracy under PGD.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from ..attacks.gradient import input_gradient
+from ..losses import cross_entropy
+from ..models.modes import attack_mode, frozen
+from ..types import Criterion, Images, Labels, Noise, PerExample
+
+
+def gradient_alignment(
+    model: nn.Module, x: Images, y: Labels, *, epsilon: float, noise: Noise, criterion: Criterion = cross_entropy
+) -> Tensor:
+    """The mean over the images of cos(grad l(x), grad l(x + eta)), eta uniform in [-epsilon, epsilon], a 0-d tensor.
+
+    1 where the loss is linear (GradAlign, Andriushchenko and Flammarion, 2020, arXiv:2007.02617). Images with a zero
+    gradient at one of the two do not count; 1 if none is left, since a constant loss is linear.
+
+    Args:
+        model: Images to logits; looked at in eval mode and left as found.
+        x: (B, C, H, W) in [0, 1].
+        y: (B,) or (B, K).
+        epsilon: In pixel units. As in the authors' code x + eta is not clipped to [0, 1].
+        noise: ``CounterNoise(seed, index)`` for the same eta at every look.
+        criterion: (logits, y) to (B,).
+    """
+    with attack_mode(model, "eval"), frozen(model):
+        here, _, _ = input_gradient(model, x, y, criterion)
+        there, _, _ = input_gradient(model, x + epsilon * (2 * noise.uniform(x) - 1), y, criterion)
+    cosines, there_is_one = _cosines(here.flatten(1), there.flatten(1))
+    counted = there_is_one.sum()
+    return torch.where(counted > 0, cosines.sum() / counted.clamp_min(1), 1)
+
+
+def linearity_error(
+    model: nn.Module, x: Images, x_adv: Images, y: Labels, *, criterion: Criterion = cross_entropy
+) -> PerExample:
+    """|l(x + d) - l(x) - <d, grad l(x)>| with d = x_adv - x, per image: 0 where the loss is linear.
+
+    The quantity whose maximum over d local linearity regularization (Qin et al., 2019, arXiv:1907.02610) holds down.
+
+    Args:
+        model: Images to logits; looked at in eval mode and left as found.
+        x: (B, C, H, W) in [0, 1].
+        x_adv: (B, C, H, W), what an attack made of them.
+        y: (B,) or (B, K).
+        criterion: (logits, y) to (B,).
+    """
+    with attack_mode(model, "eval"), frozen(model):
+        grad, here, _ = input_gradient(model, x, y, criterion)
+        with torch.no_grad():
+            there = criterion(model(x_adv), y)
+    return (there - here - ((x_adv - x) * grad).flatten(1).sum(1)).abs()
+
+
+def _cosines(a: Tensor, b: Tensor) -> tuple[PerExample, Tensor]:
+    """Cosines of rows, 0 where one is zero, and where none is."""
+    sizes = [row.abs().amax(1, keepdim=True) for row in (a, b)]
+    nonzero = ((sizes[0] > 0) & (sizes[1] > 0)).squeeze(1)
+    # Gradients of sure nets are so small that their squares vanish
+    a, b = (row / torch.where(size > 0, size, 1) for row, size in zip((a, b), sizes, strict=True))
+    cosines = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1)).clamp_min(torch.finfo(a.dtype).tiny)
+    return cosines, nonzero
