@@ -8,17 +8,20 @@ from torch import Tensor, nn
 from .attacks import FGSM, PGD
 from .data import ImageSet
 from .losses import cross_entropy
+from .measures.alignment import gradient_alignment
 from .models.adapt import adapter_products, in_domain
 from .models.modes import attack_mode, frozen
 from .noise import CounterNoise
 from .recipe import EvaluationSettings
+from .threat import Linf
 
 _PROBE = 128
 _BATCH = 256
 
 
 class Validator:
-    """Clean accuracy of the whole split, PGD accuracy of its first images, FGSM accuracy of a fixed probe.
+    """Clean accuracy of the whole split, PGD accuracy of its first images, and of a fixed probe what tells a net that
+    overfits to a single step: FGSM accuracy, and under Linf how well the loss's gradients agree within the ball.
 
     A net with domains is measured in two of them: clean accuracy in the clean one, the others in the robust one.
 
@@ -53,6 +56,7 @@ class Validator:
         self._rows = order[rank::world_size]
         self._attacked = order[: settings.validation_examples][rank::world_size]
         self._probe = order[: min(_PROBE, settings.validation_examples)][rank::world_size]
+        self._linf = settings.threat.epsilon if isinstance(settings.threat, Linf) else None
         self._pgd = PGD(threat=settings.threat, steps=settings.validation_steps)
         self._fgsm = FGSM(threat=settings.threat)
 
@@ -65,6 +69,7 @@ class Validator:
             rest = self._attacked[len(self._probe) :]
             others, _ = self._measure(robust, rest, self._pgd)
             fgsm, _ = self._measure(robust, self._probe, self._fgsm)
+            aligned = {} if self._linf is None else {"alignment": self._alignment(robust, self._linf)}
         sizes = {"all": len(self._rows), "attacked": len(self._attacked), "probe": len(self._probe)}
         return {
             "clean": right,
@@ -72,17 +77,26 @@ class Validator:
             "robust": probe_pgd + others,
             "probe_pgd": probe_pgd,
             "fgsm": fgsm,
+            **aligned,
             **{name: torch.tensor(float(size), device=self._device) for name, size in sizes.items()},
         }
+
+    def _alignment(self, model: nn.Module, epsilon: float) -> Tensor:
+        """The cosine of ``gradient_alignment`` times the images that it is the mean of."""
+        x, y, noise = self._images(self._probe)
+        return gradient_alignment(model, x, y, epsilon=epsilon, noise=noise) * len(x) if len(x) else x.new_zeros(())
+
+    def _images(self, rows: Tensor) -> tuple[Tensor, Tensor, CounterNoise]:
+        x = self.images.batch(rows).to(self._device).float().div(255)
+        noise = CounterNoise(0, self.images.index[rows].to(self._device))
+        return x, self.images.labels[rows].to(self._device), noise
 
     def _measure(self, model: nn.Module, rows: Tensor, attack: Any) -> tuple[Tensor, Tensor]:
         right = torch.zeros((), device=self._device)
         loss = torch.zeros((), device=self._device)
         for chosen in rows.split(_BATCH) if len(rows) else ():
-            x = self.images.batch(chosen).to(self._device).float().div(255)
-            y = self.images.labels[chosen].to(self._device)
+            x, y, noise = self._images(chosen)
             if attack is not None:
-                noise = CounterNoise(0, self.images.index[chosen].to(self._device))
                 x = attack(model, x, y, noise=noise)
             with torch.no_grad():
                 logits = model(x)
@@ -110,10 +124,12 @@ def domain_distance(model: nn.Module) -> dict[str, Tensor]:
 def accuracies(counts: dict[str, Tensor]) -> dict[str, float]:
     """The numbers of one validation, from counts summed over processes."""
     c = {name: float(value) for name, value in counts.items()}
+    aligned = {"alignment": c["alignment"] / max(c["probe"], 1)} if "alignment" in c else {}
     return {
         "clean_accuracy": c["clean"] / max(c["all"], 1),
         "clean_loss": c["clean_loss"] / max(c["all"], 1),
         "robust_accuracy": c["robust"] / max(c["attacked"], 1),
         "fgsm_accuracy": c["fgsm"] / max(c["probe"], 1),
         "probe_pgd_accuracy": c["probe_pgd"] / max(c["probe"], 1),
+        **aligned,
     }
