@@ -6,12 +6,13 @@ from pydantic import Field
 
 from .co_training import CoTraining
 from .fast_adv_prop import FastAdvProp
+from .free import Free
 from .mart import MART
 from .pgd_at import PGDAT
 from .standard import Standard
 from .trades import TRADES
 
-Method = Annotated[Standard | PGDAT | TRADES | MART | CoTraining | FastAdvProp, Field(discriminator="kind")]
-METHODS = (Standard, PGDAT, TRADES, MART, CoTraining, FastAdvProp)
+Method = Annotated[Standard | PGDAT | TRADES | MART | CoTraining | FastAdvProp | Free, Field(discriminator="kind")]
+METHODS = (Standard, PGDAT, TRADES, MART, CoTraining, FastAdvProp, Free)
 
-__all__ = ["MART", "METHODS", "PGDAT", "TRADES", "CoTraining", "FastAdvProp", "Method", "Standard"]
+__all__ = ["MART", "METHODS", "PGDAT", "TRADES", "CoTraining", "FastAdvProp", "Free", "Method", "Standard"]
