@@ -23,7 +23,7 @@ from inure.attacks import (
 from inure.averaging import EMA, SWA
 from inure.balance import CrossEntropy
 from inure.methods import MART, PGDAT, TRADES, CoTraining, FastAdvProp, Standard
-from inure.optimizers import SGD, AdamW
+from inure.optimizers import SGD, AdamW, DiffusionEnhanced
 from inure.perturbation import AWP
 from inure.schedules import Constant, Cosine, OneCycle, Piecewise, Ramp
 from inure.threat import L1, L2, Linf, ThreatModel
@@ -132,5 +132,13 @@ STEPS = [
 CRITERIA = [CrossEntropy(), CrossEntropy(label_smoothing=0.1)]
 PERTURBATIONS = [AWP(), AWP(gamma=0.01, warmup=0.25)]
 AVERAGINGS = [EMA(), EMA(decay=0.9, warmup=False), EMA(start=0.5), SWA(), SWA(start=0)]
-OPTIMIZERS = [SGD(), SGD(lr=0.05, momentum=0, nesterov=False), SGD(nesterov=True, decay_all=True), AdamW(clip_norm=1)]
+OPTIMIZERS = [
+    SGD(),
+    SGD(lr=0.05, momentum=0, nesterov=False),
+    SGD(nesterov=True, decay_all=True),
+    AdamW(clip_norm=1),
+    DiffusionEnhanced(),
+    DiffusionEnhanced(k1=0, decoupled=False),
+    DiffusionEnhanced(lr=0.05, match_lr=True, weight_decay=0),
+]
 SCHEDULES = [Constant(warmup=0.1), Piecewise(), Piecewise(milestones=[]), Cosine(warmup=0.1), OneCycle(), Ramp()]

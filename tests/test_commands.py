@@ -453,7 +453,7 @@ def test_a_fault_of_ours_is_a_traceback_with_code_1(tmp_path):
 
 
 def _break_the_loader() -> None:
-    importlib.import_module("inure.session").Loader = lambda *_, **__: 1 // 0
+    importlib.import_module("inure.assembly").Loader = lambda *_, **__: 1 // 0
 
 
 def test_a_terminal_shows_bars(tmp_path):

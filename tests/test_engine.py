@@ -138,6 +138,18 @@ def test_two_processes_train_the_net_of_one(alone, tmp_path):
 
 
 @pytest.mark.distributed
+def test_two_processes_with_deat_hold_equal_weights_and_those_of_one(tmp_path):
+    deat = ("optimizer.kind=deat", "optimizer.lr=0.1", "epochs=2")
+    single = train(tiny(*deat), tmp_path / "single", quiet=True)
+    prepare = partial(keep_final_weights, tmp_path)
+    ended = together("train", *RECIPE, *deat, "--out", "run", folder=tmp_path, prepare=prepare)
+    assert [one.code for one in ended] == [0, 0], ended[0].err + ended[1].err
+    by_rank = [load_file(tmp_path / f"rank{rank}.safetensors") for rank in (0, 1)]
+    assert all(torch.equal(by_rank[0][name], by_rank[1][name]) for name in by_rank[0])
+    assert_close(tmp_path / "run", single)
+
+
+@pytest.mark.distributed
 def test_two_processes_stop_together_and_resume_exactly(tmp_path):
     """With BatchNorm, whose statistics differ between processes in the middle of an epoch, and EMA of them."""
     recipe = (*RECIPE, "model.name=wrn10_1", "averaging.kind=ema", "method.attack.start=uniform", "epochs=3")

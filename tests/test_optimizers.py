@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from inure.models import Model, build
-from inure.optimizers import SGD, AdamW, parameter_groups
+from inure.optimizers import DEAT, SGD, AdamW, DiffusionEnhanced, parameter_groups
 
 
 def on_meta(name: str, **settings) -> nn.Module:
@@ -58,7 +58,10 @@ def test_decay_all_decays_everything_in_one_group(name):
     assert len(parameter_groups(model, 0.1, decay_all=True)) == 1
 
 
-@pytest.mark.parametrize("optimizer", [SGD(lr=0.1, weight_decay=0.5), AdamW(lr=0.1, weight_decay=0.5)])
+@pytest.mark.parametrize(
+    "optimizer",
+    [SGD(lr=0.1, weight_decay=0.5), AdamW(lr=0.1, weight_decay=0.5), DiffusionEnhanced(lr=0.1, weight_decay=0.5)],
+)
 def test_one_step_without_gradient_shrinks_matrices_by_lr_times_decay_and_leaves_vectors(optimizer):
     net = nn.Linear(3, 2)
     weight, bias = net.weight.detach().clone(), net.bias.detach().clone()
@@ -78,3 +81,30 @@ def test_settings_reach_torch():
     assert isinstance(adamw, torch.optim.AdamW)
     assert all((g["lr"], tuple(g["betas"])) == (1e-3, (0.8, 0.95)) for g in adamw.param_groups)
     assert sorted(g["weight_decay"] for g in adamw.param_groups) == [0.0, 0.05]
+    deat = DiffusionEnhanced(lr=0.3, k1=0.5, k2=0.7, decoupled=False, match_lr=True).build(net)
+    assert isinstance(deat, DEAT)
+    settings = [(g["lr"], g["k1"], g["k2"], g["decoupled"], g["match_lr"]) for g in deat.param_groups]
+    assert settings == [(0.3, 0.5, 0.7, False, True)] * 2
+    assert sorted(g["weight_decay"] for g in deat.param_groups) == [0.0, 5e-4]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        SGD(momentum=0), SGD(momentum=0.9), SGD(momentum=0.5, nesterov=True), DiffusionEnhanced(),
+        DiffusionEnhanced(k1=0), DiffusionEnhanced(k1=2, k2=0.5), DiffusionEnhanced(match_lr=True),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_the_long_run_step_is_where_steps_under_a_constant_gradient_end(settings):
+    net = nn.Linear(1, 1).double()
+    optimizer = settings.model_copy(update={"lr": 0.2, "weight_decay": 0.0}).build(net)
+    for _ in range(300):
+        before = net.weight.item()
+        net.weight.grad = torch.full_like(net.weight, 3.0)
+        optimizer.step()
+    assert before - net.weight.item() == pytest.approx(0.2 * 3 * settings.long_run_step)
+
+
+def test_adamw_has_no_long_run_step():
+    assert AdamW().long_run_step is None

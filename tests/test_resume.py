@@ -297,3 +297,14 @@ def test_no_space_left_ends_with_one_line_and_costs_nothing(references, halfway,
     assert not list(halfway.rglob("*.tmp"))
     assert resume(halfway).code == 0
     assert_same_run(halfway, references["cnn"])
+
+
+def test_an_optimizer_whose_two_averages_take_turns_continues_at_an_odd_step(tmp_path):
+    """DEAT: a resume that took the older average for the newer one would end elsewhere."""
+    recipe = [*CNN, "optimizer.kind=deat", "optimizer.lr=0.1", "epochs=2"]
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert inure("train", *recipe, "--out", whole, folder=tmp_path).code == 0
+    stop = partial(signal_at_step, 15, signal.SIGTERM)
+    assert inure("train", *recipe, "--out", run, folder=tmp_path, prepare=stop).code == 143
+    assert resume(run, recipe=recipe).code == 0
+    assert_same_run(run, whole)

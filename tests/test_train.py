@@ -87,6 +87,7 @@ def test_a_record_of_an_epoch_says_where_it_is_and_how_well_it_does(finished):
     schedule = tiny().schedule
     assert [r["lr"] for r in epochs] == pytest.approx([0.01 * schedule.at((s - 0.5) / 44) for s in (11, 22, 33, 44)])
     for r in epochs:
+        assert r["effective_lr_over_batch"] is None  # AdamW: lr does not say how far a step goes
         assert r["train"].keys() == {"loss", "grad_norm"}
         assert r["validation"].keys() == {
             "clean_accuracy", "clean_loss", "robust_accuracy", "fgsm_accuracy", "probe_pgd_accuracy",
@@ -255,7 +256,7 @@ def test_selection_never_sees_a_test_image(tmp_path, sessions):
     write_images(tmp_path / "data" / "test.parquet", labels, bad=range(80))
     train(tiny(f"data.source={tmp_path}/data", "batch_size=16"), tmp_path / "run", quiet=True)
     (session,) = sessions
-    trained, held_out = session.loader.image_set.index.tolist(), session.validator._images.index.tolist()
+    trained, held_out = session.loader.image_set.index.tolist(), session.validator.images.index.tolist()
     assert sorted(trained + held_out) == list(range(80))
     with pytest.raises(UserError, match="bad image in row 0"):
         Data(source=f"{tmp_path}/data").load_test(None)
@@ -316,7 +317,7 @@ def estimated(method, batches: Batches) -> tuple[Classifier, list[torch.Tensor]]
     norm = net.net[0]  # hooks are copied with the net: what the copy sees does not count
     norm.register_forward_pre_hook(lambda module, x: seen.append(x[0].clone()) if module is norm else None)
     recipe = Recipe(method=method, averaging=SWA())
-    statistics.estimate(net, recipe, batches, 0, 3, seed=5)  # type: ignore[arg-type]
+    statistics.estimate(net, recipe, batches, 0, 3, seed=5, memory={})  # type: ignore[arg-type]
     return net, seen
 
 

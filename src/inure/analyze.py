@@ -51,7 +51,8 @@ def analyze(
         raise UserError("--out", "nothing", "a folder for the results of file.py:function", "--out results")
     with Bars(quiet=quiet) as bars:
         net = classifier.read_as(images.readout)
-        subject = Subject(net, images, geometry, seed, batch_size, device_of(device), bars)
+        own = run if weights is None else None
+        subject = Subject(net, images, geometry, seed, batch_size, device_of(device), bars, own)
         finding: Finding = analysis.run(subject)
     protocol = {
         "analysis": config.dump(analysis), "threat": describe_threat(geometry), "seed": seed, "examples": len(images),

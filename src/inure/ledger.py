@@ -30,7 +30,7 @@ class Ledger:
         self.trackers: list[Tracker] = []
         self._num_classes, self._writes = num_classes, writes
         self._attacks = hasattr(recipe.method, "attack")
-        self._history = [r for r in files.read_lines(run.metrics) if r["event"] == "epoch"]
+        self.history = [r for r in files.read_lines(run.metrics) if r["event"] == "epoch"]
         self._sums: dict[str, Tensor] = {}
         self._counts = dict.fromkeys(_COUNTS, 0.0)
         self._begin = time.monotonic()
@@ -59,7 +59,7 @@ class Ledger:
         """Forget what came after ``step`` and continue its tally."""
         self._counts = {name: sums.get(name, 0.0) for name in _COUNTS}
         self._sums = {n: torch.tensor(v, device=device) for n, v in sums.items() if n not in _COUNTS}
-        self._history = [r for r in self._history if r["step"] <= step]
+        self.history = [r for r in self.history if r["step"] <= step]
         self._begin = time.monotonic()
         if self._writes:
             self.run.forget_after(step)
@@ -78,13 +78,15 @@ class Ledger:
         sums = {name: float(value) for name, value in self._sums.items()}
         attack = getattr(self.recipe.method, "attack", None)
         epsilon = self.recipe.regime.scale(attack, progress).threat.epsilon if attack is not None else None
+        gain = self.recipe.optimizer.long_run_step
         record = {
             "event": "epoch", "epoch": epoch, "step": step, "progress": progress, "lr": lr, "epsilon": epsilon,
+            "effective_lr_over_batch": None if gain is None else lr * gain / self.recipe.batch_size,
             "seconds": seconds, "images_per_second": images / seconds,
             "train": {name: value / steps for name, value in sums.items()}, "validation": validation,
             **noted,
         }  # fmt: skip
-        self._history.append(record)
+        self.history.append(record)
         self._sums, self._counts, self._begin = {}, dict.fromkeys(_COUNTS, 0.0), time.monotonic()
         if self._writes:
             self._publish(record)
@@ -103,7 +105,7 @@ class Ledger:
             f"epoch {record['epoch']}/{self.recipe.epochs}  loss {record['train'].get('loss', 0.0):.3f}  "
             f"{accuracies_text(record['validation'])}  {record['images_per_second']:.0f} images/s"
         )
-        for warning in warnings_of(self._history, self._num_classes, attacks=self._attacks):
+        for warning in warnings_of(self.history, self._num_classes, attacks=self._attacks):
             self.warn(record["epoch"], record["step"], warning["kind"], warning["detail"])
 
 

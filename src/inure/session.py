@@ -21,6 +21,7 @@ from .guards import FiniteGuard
 from .interrupts import Interrupts
 from .ledger import Ledger, accuracies_text
 from .measures import Probe, balanced_order
+from .overfitting import overfitting, overfitting_text
 from .passes import saved
 from .recipe import Recipe
 from .run import Run
@@ -141,7 +142,13 @@ class Session:
             chosen = self.run.checkpoints / f"{self.recipe.checkpoint.select}.safetensors"
             files.write_bytes(self.run.weights, chosen.read_bytes())
             cost = saved(self.recipe, self.progress.phase_steps) if self.recipe.regime.phases else None
-            self.run.write_info(status="finished", selected=self.recipe.checkpoint.select, phases=cost)
+            attacked = min(self.recipe.evaluation.validation_examples, len(self.validator.images))
+            found = overfitting(self.ledger.history, attacked) if hasattr(self.recipe.method, "attack") else None
+            self.run.write_info(
+                status="finished", selected=self.recipe.checkpoint.select, phases=cost, overfitting=found
+            )
+            if found is not None:
+                self.bars.say(overfitting_text(found))
         self.fabric.barrier()
 
     def save(self) -> None:
@@ -195,9 +202,7 @@ class Session:
         for line in refused:
             self.bars.say(f"warning: {line}")
         if content is not None:
-            self.progress = snapshot.put_back(
-                self.fabric, content, self._local, self.optimizer, self.averager, self.memory
-            )
+            self.progress = snapshot.put_back(self.fabric, content, *self._state)
             if self.fabric.is_global_zero:
                 self._write_progress()  # a kill may have come between the checkpoint and run.json
         self._guard.reset()

@@ -112,7 +112,7 @@ def test_the_command_writes_table_figure_and_numbers(run, capsys):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["transfr", "RUN"], "NAME: got transfr; allowed transfer; try transfer"),
+        (["transfr", "RUN"], "NAME: got transfr; allowed transfer | ntk; try transfer"),
         (["transfer", "RUN", "modes=clean robst"], "--mode: got robst; allowed clean | robust; try robust"),
         (["transfer", "RUN", "modes=clean"], "modes: got ['clean']"),
         (["transfer", "RUN", "suite=clean"], "suite: got clean; allowed a suite that attacks; try pgd20"),

@@ -4,9 +4,10 @@ An analysis is a record of settings with ``run(subject) -> Finding``: what it is
 and numbers.
 """
 
+from .ntk import NTK
 from .subject import Finding, Subject
 from .transfer import Transfer
 
-ANALYSES = (Transfer,)
+ANALYSES = (Transfer, NTK)
 
-__all__ = ["ANALYSES", "Finding", "Subject", "Transfer"]
+__all__ = ["ANALYSES", "NTK", "Finding", "Subject", "Transfer"]

@@ -8,6 +8,7 @@ import torch
 from ..console import Bars
 from ..data import ImageSet
 from ..models import Classifier
+from ..run import Run
 from ..threat import Geometry
 
 
@@ -22,6 +23,8 @@ class Subject:
     batch_size: int
     device: torch.device
     bars: Bars
+    run: Run | None = None
+    """Whose checkpoints may be compared; None where the user named the weights, or there is no run."""
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,8 @@ def analyze(
     """Look into a trained net: a table, a figure and the numbers. The last line of stdout is their folder.
 
     inure analyze transfer RUN "modes=clean robust clean=0.5,robust=0.5" attacks in each mode and judges in all.
+
+    inure analyze ntk RUN compares the tangent kernels of its best and last weights at clean and attacked images.
     """
     from ..analyze import analyze as run
 

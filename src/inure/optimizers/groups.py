@@ -21,6 +21,11 @@ class OptimizerSettings(Settings):
     clip_norm: Annotated[Real, Field(gt=0)] | None = None
     """Clip the gradient to this global L2 norm. The norm before clipping is logged either way."""
 
+    @property
+    def long_run_step(self) -> float | None:
+        """The step that a constant gradient of 1 ends in, for lr 1: what lr is worth. None: lr alone does not say."""
+        return None
+
 
 def parameter_groups(model: nn.Module, weight_decay: float, *, decay_all: bool) -> list[dict[str, Any]]:
     """Two groups: with and without weight decay.

@@ -17,6 +17,11 @@ class SGD(OptimizerSettings):
     momentum: Annotated[Real, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = False
 
+    @property
+    def long_run_step(self) -> float:
+        """The step that a constant gradient of 1 ends in, for lr 1; Nesterov's too."""
+        return 1 / (1 - self.momentum)
+
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimizer of ``model``'s trainable parameters."""
         groups = parameter_groups(model, self.weight_decay, decay_all=self.decay_all)

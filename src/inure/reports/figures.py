@@ -89,6 +89,7 @@ _PANELS = (
         (Line("validation.adapter_distance", ":"), Line("validation.adapter_cosine")),
     ),
     Panel("Learning rate", (Line("lr"),)),
+    Panel("Effective learning rate over batch", (Line("effective_lr_over_batch"),)),
     Panel("Epsilon of the training attack", (Line("epsilon"),)),
     Panel("Gradient norm", (Line("train.grad_norm"),), may_be_log=True),
     Panel("Images per second", (Line("images_per_second"),)),

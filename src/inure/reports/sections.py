@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..overfitting import overfitting_text
 from .figures import confusion_figure
 from .notices import is_verified, progress_of
 from .pictures import ExamplePictures, example_pictures
@@ -94,6 +95,8 @@ class RunSection:
     class_names: list[str]
     checkpoints: list[Checkpoint]
     validation_examples: int
+    overfitting: str
+    """What was lost between the best and the last validation; empty if it is not known."""
     pictures: list[ExamplePictures]
     factor: float
     pixelated: bool
@@ -160,6 +163,7 @@ def run_section(run: RunFiles, headline: EvaluationFiles | None, anchor: str) ->
         evaluation=evaluation_text(summary) if evaluation else "",
         class_names=names,
         checkpoints=_checkpoints(run),
+        overfitting=overfitting_text(run.run["overfitting"]) if run.run.get("overfitting") else "",
         validation_examples=whole(dig(run.run, "data.validation_examples")),
         pictures=pictures,
         factor=factor,

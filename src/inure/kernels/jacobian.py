@@ -1,0 +1,112 @@
+"""The Jacobian of the logits with respect to the weights, image by image, of a net that stays as it is."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, jacrev, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from ..errors import UserError
+from ..models.modes import attack_mode
+from ..types import Images
+
+BatchNormMode = Literal["running", "batch"]
+"""``running``: statistics as in eval mode; an entry of the kernel is a function of its two images. ``batch``: those
+of all images given, so that every entry changes with the images beside its two."""
+
+
+class Jacobian:
+    """df_c(x_i) / dtheta, for rows of images and some of the parameters at a time. Use it inside ``looking_at``.
+
+    Args:
+        model: Images to logits, unwrapped.
+        x: (N, C, H, W) in [0, 1].
+        classes: Which logits; None is all.
+        batch_statistics: Whether BatchNorm sees all images at once; N times as expensive.
+        dtype: In which parameters, buffers and images are copied for it.
+        chunk: Images (rows of the Jacobian with ``batch_statistics``) in one vectorised backward.
+        tick: Called after each.
+    """
+
+    def __init__(
+        self, model: nn.Module, x: Images, classes: Sequence[int] | None, *, batch_statistics: bool,
+        dtype: torch.dtype, chunk: int, tick: Callable[[], Any] | None = None,
+    ) -> None:  # fmt: skip
+        self._model, self._x = model, x.detach().to(dtype)
+        self._classes = None if classes is None else torch.tensor(list(classes), device=x.device)
+        self._batch_statistics, self.chunk, self._tick = batch_statistics, chunk, tick
+        self.parameters = {name: value.detach().to(dtype) for name, value in model.named_parameters()}
+        buffers = dict(model.named_buffers())
+        self._buffers = {name: b.to(dtype) if b.is_floating_point() else b for name, b in buffers.items()}
+        with torch.no_grad():
+            self.num_classes = self._logits({}, self._x[:2]).shape[1]
+        """Logits of which there are rows."""
+
+    def __len__(self) -> int:
+        return len(self._x)
+
+    def blocks(self, names: Sequence[str], rows: slice) -> list[Tensor]:
+        """For each parameter tensor of p numbers its (n, classes, p) of the images ``rows``."""
+        chosen = {name: self.parameters[name] for name in names}
+        places = range(len(self))[rows]
+        kept: list[Tensor] = []
+        for start in places[:: self.chunk]:
+            piece = slice(start, min(start + self.chunk, places[-1] + 1))
+            found = self._of_batch(chosen, piece) if self._batch_statistics else self._of_each(chosen, piece)
+            if not kept:
+                kept = [found[name].new_empty(len(places), *found[name].shape[1:]).flatten(2) for name in names]
+            for name, whole in zip(names, kept, strict=True):
+                whole[start - places[0] : piece.stop - places[0]] = found[name].flatten(2)
+            if self._tick is not None:
+                self._tick()
+        return kept
+
+    def _of_each(self, chosen: dict[str, Tensor], rows: slice) -> Any:
+        one = jacrev(lambda values, image: self._logits(values, image[None])[0])
+        return vmap(one, in_dims=(None, 0))(chosen, self._x[rows])
+
+    def _of_batch(self, chosen: dict[str, Tensor], rows: slice) -> Any:
+        return jacrev(lambda values: self._logits(values, self._x)[rows])(chosen)
+
+    def _logits(self, changed: dict[str, Tensor], x: Images) -> Tensor:
+        state = {**self.parameters, **self._buffers, **changed}
+        logits = functional_call(self._model, state, (x,))
+        return logits if self._classes is None else logits[:, self._classes]
+
+
+@contextmanager
+def looking_at(model: nn.Module, bn_mode: BatchNormMode) -> Iterator[nn.Module]:
+    """The net without its wrappers, eager, in its own precision, in eval mode but for BatchNorm if asked.
+
+    Afterwards every module has its own mode back.
+
+    Raises:
+        UserError: If BatchNorm has no running statistics to use.
+    """
+    net = unwrapped(model)
+    if bn_mode == "running" and any(isinstance(m, _BatchNorm) and not m.track_running_stats for m in net.modules()):
+        raise UserError("bn_mode", "running", "batch: this net keeps no running statistics", "bn_mode=batch")
+    device = next(net.parameters()).device.type
+    with (
+        attack_mode(net, "train_frozen_stats" if bn_mode == "batch" else "eval"),
+        torch.compiler.set_stance("force_eager"),
+        torch.autocast(device, enabled=False),
+        sdpa_kernel(SDPBackend.MATH),  # the fused kernels know no vmap
+    ):
+        for module in net.modules():
+            if not isinstance(module, _BatchNorm):
+                module.training = False
+        yield net
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The net inside ``torch.compile``, DataParallel and DistributedDataParallel."""
+    inner = getattr(model, "_orig_mod", None)
+    if inner is None and isinstance(model, DataParallel | DistributedDataParallel):
+        inner = model.module
+    return model if inner is None else unwrapped(inner)

@@ -1,0 +1,111 @@
+"""Phases of a regime: what trains when, bit for bit, and what it saves."""
+
+import pytest
+import torch
+
+from inure.attacks import FGSM, PGD
+from inure.balance import Balance
+from inure.errors import UserError
+from inure.methods import MART, PGDAT, TRADES, Standard
+from inure.optimizers import SGD
+from inure.passes import passes, saved
+from inure.recipe import Recipe
+from inure.regime import Below, Phase, Regime
+from inure.snapshot import Progress
+from inure.threat import Linf
+from inure.train import step_of
+from runs import TINY_ATTACK, assert_same_run, info, inure, records
+from tiny import assert_same_state, counting, state_of, tiny_batch, tiny_net
+
+ATTACK = PGD(threat=Linf(epsilon=0.05), steps=4, start="gaussian")
+METHODS = [PGDAT(attack=ATTACK), TRADES(attack=ATTACK), MART(attack=ATTACK)]
+LADDER = Regime(phases=[Phase(until=0.25), Phase(until=0.5, attack=FGSM(start="uniform"))])
+methods = pytest.mark.parametrize("method", METHODS, ids=lambda m: m.kind)
+
+
+def train(fabric, method, regime, progresses=(0.0, 0.5)):
+    """The net after one step at each progress, from the same start, as ``train`` makes them."""
+    torch.manual_seed(0)
+    net = tiny_net().train()
+    model, optimizer = fabric.setup(net, SGD(lr=0.05).build(net))
+    for seed, progress in enumerate(progresses):
+        acting = regime.method(method, regime.phase(progress))
+        batch = tiny_batch(seed=seed, progress=progress)
+        step_of(acting)(fabric, model, optimizer, batch, method=acting, balance=Balance(), regime=regime)
+    return net
+
+
+@methods
+def test_a_switch_at_the_beginning_is_the_method_and_one_at_the_end_standard_training_bit_for_bit(fabric, method):
+    for until, alone in ((0.0, method), (1.0, Standard())):
+        phased = train(fabric, method, Regime(phases=[Phase(until=until)]))
+        assert_same_state(state_of(phased), state_of(train(fabric, alone, Regime())))
+
+
+@methods
+def test_a_phase_takes_the_threat_of_the_method_and_its_own_attack(method):
+    acting = [LADDER.method(method, LADDER.phase(progress)) for progress in (0.0, 0.24, 0.25, 0.49, 0.5, 0.9)]
+    assert [m.kind for m in acting] == ["standard"] * 2 + [method.kind] * 4
+    assert acting[2] == acting[3] != method
+    assert acting[2].attack == FGSM(start="uniform", threat=method.attack.threat)
+    assert acting[4] is acting[5] is method
+
+
+def test_a_phase_that_is_over_does_not_come_back():
+    assert LADDER.phase(0.1, least=2) == 2
+    assert LADDER.phase(0.3, least=0) == 1
+
+
+def test_a_clean_phase_makes_one_forward(fabric):
+    net = tiny_net().train()
+    model, optimizer = fabric.setup(net, SGD().build(net))
+    read = counting(net)
+    acting = LADDER.method(METHODS[1], 0)
+    step_of(acting)(fabric, model, optimizer, tiny_batch(progress=0), method=acting, balance=Balance(), regime=LADDER)
+    assert read() == [8]
+
+
+def test_what_is_saved_follows_the_cost_model():
+    """Clean 1, FGSM 2, PGD-K K + 1 forwards; E_switch K / (E (K + 1)) for one clean phase (Li et al.)."""
+    recipe = Recipe(method=PGDAT(attack=PGD(steps=10)), regime=Regime(phases=[Phase(until=0.25)]))
+    assert passes(recipe)["forwards"] == 11
+    found = saved(recipe, {"0": 50, "1": 150})
+    assert found["saved"] == pytest.approx(50 * 10 / (200 * 11))
+    assert (found["pairs"], found["without"]) == (50 + 150 * 11, 200 * 11)
+    ladder = Recipe(method=PGDAT(attack=PGD(steps=10)), regime=LADDER)
+    assert saved(ladder, {"0": 1, "1": 1, "2": 2})["pairs"] == 1 + 2 + 22
+
+
+def test_a_phase_ends_early_when_what_it_waits_for_is_small_often_enough_in_a_row():
+    regime = Regime(phases=[Phase(until=0.5, below=Below(measure="kernel_distance", value=0.01, times=2))])
+    state, ended = Progress(), []
+    for value in (0.5, 0.009, 0.02, 0.009, 0.001, 0.5, 0.001, 0.001):
+        ended.append(state.end_phase(regime, {"kernel_distance": value}))
+    assert ended == [False] * 4 + [True] + [False] * 3
+    assert (state.phase, state.below) == (1, 0)
+    assert not Progress().end_phase(regime, {"other": 0.0})
+    assert not Progress().end_phase(Regime(phases=[Phase(until=0.5)]), {"kernel_distance": 0.0})
+
+
+def test_phases_out_of_order_or_without_an_attack_are_refused():
+    with pytest.raises(UserError, match=r"phases: got ends \[0.5, 0.25\]; allowed shares of training in rising order"):
+        Regime(phases=[Phase(until=0.5), Phase(until=0.25)])
+    with pytest.raises(UserError, match="regime.phases: got phases; allowed .*: method standard does not attack"):
+        Recipe(regime=LADDER)
+
+
+def test_a_run_with_phases_tells_what_they_saved_and_resumes_exactly(tmp_path):
+    phases = "regime.phases=[{until: 0.5}, {until: 0.75, attack: {kind: fgsm}}]"
+    recipe = ("digits/pgd_at", *TINY_ATTACK, phases)
+    whole = inure("train", *recipe, "--out", "whole", folder=tmp_path)
+    assert whole.code == 0, whole.err
+    cost = info(tmp_path / "whole")["phases"]
+    steps = records(tmp_path / "whole")[-1]["step"]
+    assert cost["without"] == 3 * steps
+    assert cost["saved"] == pytest.approx((0.5 * 2 + 0.25) / 3, abs=0.02)
+    first = inure("train", *recipe, "--out", "cut", "--max-minutes", "0", folder=tmp_path)
+    assert first.code != 1
+    again = inure("train", *recipe, "--out", "cut", "--resume", folder=tmp_path)
+    assert again.code == 0, again.err
+    assert info(tmp_path / "cut")["phases"] == cost
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
