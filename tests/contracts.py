@@ -22,7 +22,7 @@ from inure.attacks import (
 )
 from inure.averaging import EMA, SWA
 from inure.balance import CrossEntropy
-from inure.methods import MART, PGDAT, TRADES, CoTraining, FastAdvProp, Standard
+from inure.methods import MART, PGDAT, TRADES, CoTraining, FastAdvProp, Free, Standard
 from inure.optimizers import SGD, AdamW, DiffusionEnhanced
 from inure.perturbation import AWP
 from inure.schedules import Constant, Cosine, OneCycle, Piecewise, Ramp
@@ -127,6 +127,8 @@ STEPS = [
     StepLine(FastAdvProp(attack=FGSM(threat=_LINF)), [6, 2, 2]),
     StepLine(FastAdvProp(attack=FGSM(threat=_L2, start="uniform"), share=0.5, attack_weight=2), [4, 4, 4]),
     StepLine(FastAdvProp(share=0), [8]),
+    StepLine(Free(attack=FGSM(threat=_LINF), replays=3), [8, 8, 8]),
+    StepLine(Free(attack=FGSM(threat=_LINF, step_size=0.02), replays=1), [8]),
 ]
 
 CRITERIA = [CrossEntropy(), CrossEntropy(label_smoothing=0.1)]

@@ -24,6 +24,7 @@ from .measures import Probe, balanced_order
 from .overfitting import overfitting, overfitting_text
 from .passes import saved
 from .recipe import Recipe
+from .recovery import in_recovery, meet_collapse
 from .run import Run
 from .snapshot import Progress, hash_of
 from .tracking import open_trackers
@@ -82,8 +83,11 @@ class Session:
             tracker.close()
 
     def method(self, progress: float) -> Any:
-        """What trains at ``progress``: the recipe's method, or what a phase of its regime makes of it."""
+        """What trains at ``progress``: the recipe's method, or what a phase of its regime or a recovery makes of it."""
         state = self.progress
+        if state.recovery:
+            state.recovery_steps += 1
+            return in_recovery(self.recipe.method, self.recipe.guards.recovery_steps)
         state.phase = self.recipe.regime.phase(progress, state.phase)
         state.phase_steps[str(state.phase)] = state.phase_steps.get(str(state.phase), 0) + 1
         return self.recipe.regime.method(self.recipe.method, state.phase)
@@ -115,6 +119,7 @@ class Session:
         state, recipe = self.progress, self.recipe
         state.epoch += 1
         state.step_in_epoch = 0
+        recovering, state.recovery = state.recovery > 0, max(0, state.recovery - 1)
         noted = memories.end_epoch(recipe, self.memory)
         measured = self._measure()
         if state.epoch % recipe.checkpoint.every and state.epoch < recipe.epochs:
@@ -133,26 +138,39 @@ class Session:
         lr = self.optimizer.param_groups[0]["lr"]
         self._average_tally()
         noted |= {"measures": measured} if recipe.measures else {}
+        noted |= {"recovering": True} if recovering else {}
         self.ledger.close_epoch(state.epoch, state.step, state.step / self.total_steps, lr, validation, noted)
-        self.save()
+        meet_collapse(self)
+        guards = recipe.guards
+        self.save(sound=guards.catastrophic == "rollback" and not guards.collapse.suspects(self.ledger.history))
+
+    @property
+    def done(self) -> bool:
+        """Whether no epoch is left to train."""
+        return self.progress.collapsed or self.progress.epoch >= self.recipe.epochs
 
     def finish(self) -> None:
         """Hand on the chosen weights."""
         if self.fabric.is_global_zero:
-            chosen = self.run.checkpoints / f"{self.recipe.checkpoint.select}.safetensors"
+            select = "best" if self.progress.collapsed else self.recipe.checkpoint.select
+            chosen = self.run.checkpoints / f"{select}.safetensors"
             files.write_bytes(self.run.weights, chosen.read_bytes())
             cost = saved(self.recipe, self.progress.phase_steps) if self.recipe.regime.phases else None
             attacked = min(self.recipe.evaluation.validation_examples, len(self.validator.images))
             found = overfitting(self.ledger.history, attacked) if hasattr(self.recipe.method, "attack") else None
             self.run.write_info(
-                status="finished", selected=self.recipe.checkpoint.select, phases=cost, overfitting=found
+                status="finished",
+                selected=select,
+                phases=cost,
+                overfitting=found,
+                recovery_steps=self.progress.recovery_steps,
             )
             if found is not None:
                 self.bars.say(overfitting_text(found))
         self.fabric.barrier()
 
-    def save(self) -> None:
-        """One checkpoint from which ``_restore`` continues exactly."""
+    def save(self, *, sound: bool = False) -> None:
+        """One checkpoint from which ``restore`` continues exactly; ``sound``: one that ``go_back`` may return to."""
         state, now = self.progress, time.monotonic()
         state.seconds, self._clock = state.seconds + now - self._clock, now
         self._average_tally()
@@ -161,7 +179,7 @@ class Session:
             self.fabric, self.recipe_hash, state, self._local, self.optimizer, self.averager, self.memory
         )
         if self.fabric.is_global_zero:
-            self.checkpoints.save(state.step, content)
+            self.checkpoints.save(state.step, content, sound=sound)
             self._write_progress()
         self.fabric.barrier()
 
@@ -175,7 +193,7 @@ class Session:
         last = self.checkpoints.newest()
         detail = f"{error}; last good checkpoint: {last}"
         if guards.nonfinite == "stop" or done >= guards.max_rollbacks or last == "none":
-            self._warn("nonfinite", detail)
+            self.warn("nonfinite", detail)
             if self.fabric.is_global_zero:
                 self.run.write_info(status="stopped")
             error.checkpoint = last
@@ -184,8 +202,20 @@ class Session:
         self.restore()
         self.progress.rollbacks, self.progress.lr_factor = done + 1, factor
         # Logged at the step of the checkpoint, or the next resume would forget them with the steps that it repeats
-        self._warn("nonfinite", detail)
-        self._warn("rollback", f"back to step {self.progress.step}, lr times {factor:g}")
+        self.warn("nonfinite", detail)
+        self.warn("rollback", f"back to step {self.progress.step}, lr times {factor:g}")
+
+    def go_back(self) -> bool:
+        """Return to the newest sound checkpoint with a lower learning rate; False if there is none.
+
+        The best weights so far stay what they are.
+        """
+        before = self.progress
+        if not self.restore(sound=True):
+            return False
+        self.progress.best, self.progress.rollbacks = before.best, before.rollbacks + 1
+        self.progress.lr_factor = before.lr_factor * self.recipe.guards.rollback_factor
+        return True
 
     @property
     def _state(self) -> tuple[nn.Module, Any, Averager | None, Memory]:
@@ -196,19 +226,22 @@ class Session:
     def _local(self) -> nn.Module:
         return local_module(self.model)
 
-    def restore(self) -> None:
-        """Continue from the newest checkpoint, if there is one."""
-        content, refused = self.checkpoints.load(self.recipe_hash)
+    def restore(self, *, sound: bool = False) -> bool:
+        """Continue from the newest checkpoint, or from the newest sound one; False if there is none."""
+        content, refused = self.checkpoints.load(self.recipe_hash, sound=sound)
         for line in refused:
             self.bars.say(f"warning: {line}")
         if content is not None:
             self.progress = snapshot.put_back(self.fabric, content, *self._state)
             if self.fabric.is_global_zero:
                 self._write_progress()  # a kill may have come between the checkpoint and run.json
+        elif sound:
+            return False
         self._guard.reset()
         state = self.progress
         self.ledger.restore(state.sums, state.step, self.fabric.device)
         self._clock = time.monotonic()
+        return content is not None
 
     def _average_tally(self) -> None:
         if self.fabric.world_size > 1:
@@ -271,7 +304,8 @@ class Session:
             metric = "robust" if hasattr(self.recipe.method, "attack") else "clean"
         return f"{metric}_accuracy"
 
-    def _warn(self, kind: str, detail: str) -> None:
+    def warn(self, kind: str, detail: str) -> None:
+        """Say it and log it at the step of the moment."""
         self.ledger.warn(self.progress.epoch, self.progress.step, kind, detail)
 
     def _leaving(self) -> bool:

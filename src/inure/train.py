@@ -161,7 +161,7 @@ def train(
 
 def _train(session: Session) -> None:
     """Epochs until the end, with rollbacks if the guards allow them."""
-    while session.progress.epoch < session.recipe.epochs:
+    while not session.done:
         try:
             _train_epoch(session)
         except NonFinite as error:

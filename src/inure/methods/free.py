@@ -1,7 +1,7 @@
 """Free adversarial training (Shafahi et al., 2019, arXiv:1904.12843): the pass that trains also attacks."""
 
 from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from ..memory import Facts, read_slots
 from ..steps.free import DELTA, free_step
 from ..threat import Linf
 from ..types import Batch, Criterion, Images, Losses, Memory, Search
+from .pgd_at import PGDAT
 
 
 class Free(Settings):
@@ -58,6 +59,10 @@ class Free(Settings):
     def refuses(self) -> tuple[str, ...]:
         """Joints that ``step`` has no place for."""
         return "crafting", "penalties", "perturbation"
+
+    def with_attack(self, attack: Any) -> PGDAT:
+        """What trains with another attack, which needs passes of its own."""
+        return PGDAT(attack=attack, attack_mode="train")
 
     def remember(self, facts: Facts) -> Memory:
         """The perturbation of every place in the minibatch of all processes, zero at first."""

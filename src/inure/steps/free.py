@@ -32,11 +32,12 @@ def free_step(
     averager: Averager | None = None,
     clip_norm: float | None = None,
 ) -> dict[str, Tensor]:
-    """m replays of the batch, each one forward and one full backward, and nothing else.
+    """M replays of the batch, each one forward and one full backward, and nothing else.
 
-    A replay: the loss at clamp(x + delta, 0, 1); its backward gives the gradient of the weights and that of delta; the
-    weights make their step (clipped, averaged); delta becomes clamp(delta + step_size * sign(its gradient), -epsilon,
-    epsilon). So the weights descend at the delta of the replay before. All replays have the batch's learning rate.
+    A replay: the loss at clamp(x + delta, 0, 1); its backward gives the gradient of the weights and that of delta, which
+    is zero where x + delta lies beyond 0 or 1 (not where it lies at them, whatever torch's clamp says: its gradient there
+    is another in every version); the weights make their step (clipped, averaged); delta becomes clamp(delta + step_size
+    * sign(its gradient), -epsilon, epsilon). So the weights descend at the delta of the replay before. All replays have the batch's learning rate.
 
     Args:
         fabric: Gives the (synchronised) backward.
@@ -62,22 +63,24 @@ def free_step(
     attack = regime.scale(method.attack, batch.progress)
     epsilon = attack.threat.epsilon if radii is None else attack.threat.epsilon * radii
     step_size = attack.threat.epsilon if attack.step_size is None else attack.step_size
-    radius = per_image(epsilon, batch.x)
+    radius = torch.zeros_like(batch.x[:, :1, :1, :1]) + per_image(epsilon, batch.x)
     step = per_image(step_size if radii is None else step_size * radii, batch.x)
-    delta = torch.clamp(read_slots(batch.memory[DELTA], len(batch.x)), -radius, radius)
+    delta = torch.clamp(read_slots(batch.memory[DELTA], len(batch.x)).to(batch.x), -radius, radius)
     losses, norms = [], []
     for _ in range(method.replays):
-        delta.requires_grad_()
+        moved = batch.x + delta
+        x_adv = moved.clamp(0, 1).requires_grad_()
         optimizer.zero_grad(set_to_none=True)
-        logits = model((batch.x + delta).clamp(0, 1))
+        logits = model(x_adv)
         loss = criterion(logits, batch.y).mean()
         fabric.backward(loss)
         norms.append(clip_and_update(model, optimizer, clip_norm))
         if averager is not None:
             assert isinstance(model.module, nn.Module)
             averager.update(model.module, batch.progress)
-        assert delta.grad is not None
-        delta = torch.clamp(delta.detach() + step * delta.grad.sign(), -radius, radius)
+        assert x_adv.grad is not None
+        inside = (moved >= 0) & (moved <= 1)
+        delta = torch.clamp(delta + step * x_adv.grad.sign() * inside, -radius, radius)
         losses.append(loss.detach())
         if balance.counter is not None and hasattr(balance.counter, "observe"):
             balance.counter.observe(batch, logits.detach())
