@@ -22,7 +22,7 @@ from inure.attacks import (
 )
 from inure.averaging import EMA, SWA
 from inure.balance import CrossEntropy
-from inure.methods import MART, PGDAT, TRADES, CoTraining, FastAdvProp, Free, Standard
+from inure.methods import FGSMPGI, MART, PGDAT, TRADES, CoTraining, FastAdvProp, Free, Standard
 from inure.optimizers import SGD, AdamW, DiffusionEnhanced
 from inure.perturbation import AWP
 from inure.schedules import Constant, Cosine, OneCycle, Piecewise, Ramp
@@ -120,6 +120,8 @@ METHODS = [
     MethodLine(MART(attack=_NOISY), 3, 2),
     MethodLine(MART(attack=PGD(threat=_L1, steps=2), beta=0), 2, 2),
     MethodLine(CoTraining(attack=_SHORT), 3, 2),
+    MethodLine(FGSMPGI(attack=FGSM(threat=_LINF, start="uniform")), 1, 2),
+    MethodLine(FGSMPGI(attack=FGSM(threat=_LINF, start="uniform"), momentum=0, weight=0, attack_mode="eval"), 1, 2),
     MethodLine(CoTraining(attack=APGD(threat=_LINF, steps=2), climbs="prediction", alpha=0.3), 4, 2),
 ]
 

@@ -103,6 +103,9 @@ class Regime(Settings):
             finish = getattr(crafting, "finish", None)
             return x_adv if finish is None else finish(x_adv, arguments[1])
 
+        now = self.scale(method.attack, progress)
+        now = now if radii is None else with_radius(now, radii)
+        attack.__dict__.update(threat=now.threat, step_size=getattr(now, "step_size", None))  # as an attack has them
         return attack
 
 

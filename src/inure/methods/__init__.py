@@ -6,13 +6,16 @@ from pydantic import Field
 
 from .co_training import CoTraining
 from .fast_adv_prop import FastAdvProp
+from .fgsm_pgi import FGSMPGI
 from .free import Free
 from .mart import MART
 from .pgd_at import PGDAT
 from .standard import Standard
 from .trades import TRADES
 
-Method = Annotated[Standard | PGDAT | TRADES | MART | CoTraining | FastAdvProp | Free, Field(discriminator="kind")]
-METHODS = (Standard, PGDAT, TRADES, MART, CoTraining, FastAdvProp, Free)
+Method = Annotated[
+    Standard | PGDAT | TRADES | MART | CoTraining | FastAdvProp | Free | FGSMPGI, Field(discriminator="kind")
+]
+METHODS = (Standard, PGDAT, TRADES, MART, CoTraining, FastAdvProp, Free, FGSMPGI)
 
-__all__ = ["MART", "METHODS", "PGDAT", "TRADES", "CoTraining", "FastAdvProp", "Free", "Method", "Standard"]
+__all__ = ["FGSMPGI", "MART", "METHODS", "PGDAT", "TRADES", "CoTraining", "FastAdvProp", "Free", "Method", "Standard"]
