@@ -36,10 +36,10 @@ class Collapse(Settings):
 
     def suspects(self, history: Sequence[Mapping[str, Any]]) -> bool:
         """Whether the newest of these epoch records shows a sign. Epochs of a recovery show none."""
-        newest, best = history[-1], max(record["validation"]["probe_pgd_accuracy"] for record in history)
-        if newest.get("recovering"):
+        if not history or history[-1].get("recovering"):
             return False
-        seen = newest["validation"]
+        best = max(record["validation"]["probe_pgd_accuracy"] for record in history)
+        seen = history[-1]["validation"]
         fgsm, pgd = seen["fgsm_accuracy"], seen["probe_pgd_accuracy"]
         gaping = fgsm - pgd > self.gap and pgd < self.floor
         bent = seen.get("alignment", 1.0) < self.alignment and pgd < (1 - self.drop) * best
