@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..comparison import read_outcomes
+from ..comparison import read_labels, read_outcomes
 from ..evaluation.results import SUMMARY
 from ..run import Run
 from ..types import Scale
@@ -101,8 +101,8 @@ def reat(lab: Lab) -> Verdict:
         over(mean),
         _protocol(lab)
         + "balanced robust accuracy of REAT (as its code has it) minus AT-BSL, the mean over seeds of each "
-        "image's difference: reproduced if its 95 % interval lies above 0; not reproduced if it does not, but is at most "
-        f"{100 * _NARROW:.0f} points wide to either side. Expected: not reproduced, the two are nearly one algorithm",
+        "image's difference: reproduced if its 95 % interval lies above 0; not reproduced if it does not, and is at "
+        f"most {100 * _NARROW:.0f} points wide to either side. Expected: not reproduced, the two are nearly one method",
         f"REAT minus AT-BSL: {mean.text()} points over {len(lab.seeds)} seeds",
         ["net", *_COLUMNS, "predictions, last epoch", "balanced robust over AT-BSL, points"],
         _rows(nets, gaps),
@@ -146,11 +146,12 @@ def _gap(mine: Found, other: Found, quantity: str) -> Interval:
 
 
 def _differences(mine: Sequence[Found], others: Sequence[Found], quantity: str) -> Tensor:
-    """(N,), the mean over seeds; an image counts by the inverse of how many its class has, so that classes count alike."""
-    place = 1 + (quantity == "robust")
+    """(N,), the mean over seeds; an image weighs the less the more its class has, so that classes count alike."""
+    place = int(quantity == "robust")
     ours, theirs = ([read_outcomes(found.folder) for found in nets] for nets in (mine, others))
-    rows = sorted(ours[0])
-    labels = torch.tensor([ours[0][row][0] for row in rows])
+    label_of = read_labels(mine[0].folder)
+    rows = sorted(label_of)
+    labels = torch.tensor([label_of[row] for row in rows])
     members = torch.bincount(labels).double()
     weights = len(rows) / ((members > 0).sum() * members[labels])
     gaps = [[float(a[row][place]) - float(b[row][place]) for row in rows] for a, b in zip(ours, theirs, strict=True)]
@@ -174,9 +175,8 @@ def _rows(nets: dict[str, list[Found]], gaps: dict[str, list[Interval]]) -> list
         balanced = "; ".join(f"{clean:.1f} / {robust:.1f}" for clean, robust, _, _ in values)
         tail = "; ".join(f"{clean:.1f} / {robust:.1f}" for _, _, clean, robust in values)
         predicted = "; ".join(" ".join(map(str, _shown(one.predicted))) for one in found)
-        rows.append(
-            [NAMES[name], balanced, tail, predicted, "; ".join(gap.text() for gap in gaps.get(name, ())) or "-"]
-        )
+        differences = "; ".join(gap.text() for gap in gaps.get(name, ())) or "-"
+        rows.append([NAMES[name], balanced, tail, predicted, differences])
     return rows
 
 
@@ -209,8 +209,8 @@ def _numbers(nets: dict[str, list[Found]], gaps: Sequence[Interval]) -> dict[str
 LONG_TAIL_CLAIMS = (
     Claim(
         "long_tail/balanced_softmax",
-        "Plain adversarial training on a long tail has no robust accuracy on rare classes; balanced softmax in the update "
-        "brings more than 10 points of balanced clean accuracy (the abstract of AT-BSL: it alone matches RoBal)",
+        "Plain adversarial training on a long tail has no robust accuracy on rare classes; balanced softmax in the "
+        "update brings more than 10 points of balanced clean accuracy (the abstract of AT-BSL: it alone matches RoBal)",
         balanced_softmax,
     ),
     Claim(
