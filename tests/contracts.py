@@ -14,6 +14,7 @@ from inure.attacks import (
     NFGSM,
     PGD,
     MultiGrad,
+    NoisyFGSM,
     Pyramid,
     Square,
     Targeted,
@@ -22,7 +23,7 @@ from inure.attacks import (
 )
 from inure.averaging import EMA, SWA
 from inure.balance import LDAM, BalancedSoftmax, ClassBalancedFocal, CrossEntropy, Rebalanced, RoBal, Weighted
-from inure.methods import MART, PGDAT, PGDKL, TRADES, CoTraining, FastAdvProp, Standard
+from inure.methods import FGSMPGI, MART, PGDAT, PGDKL, TRADES, CoTraining, FastAdvProp, Free, Standard
 from inure.optimizers import SGD, AdamW, DiffusionEnhanced
 from inure.penalties import TAIL, GradAlign, TemporalEnsembling
 from inure.perturbation import AWP
@@ -79,6 +80,9 @@ ATTACKS = [
     AttackLine(FGSM(threat=_L1), 1),
     AttackLine(NFGSM(threat=_LINF), 1, Linf(epsilon=0.05 * 3)),
     AttackLine(NFGSM(threat=_LINF, noise=0.5), 1, Linf(epsilon=0.05 * 1.5)),
+    AttackLine(NoisyFGSM(threat=_LINF), 1, Linf(epsilon=1)),
+    AttackLine(NoisyFGSM(threat=_LINF, clip=True, noise=0.5), 1),
+    AttackLine(NoisyFGSM(threat=_LINF, scale="gradient"), 2, Linf(epsilon=1)),
     AttackLine(ZeroGrad(threat=_LINF), 1),
     AttackLine(ZeroGrad(threat=_LINF, quantile=0, step_size=0.06), 1),
     AttackLine(MultiGrad(threat=_LINF), 3),
@@ -131,6 +135,8 @@ METHODS = [
     MethodLine(PGDKL(attack=_SHORT), 3, 2),
     MethodLine(PGDKL(attack=FGSM(threat=_L2), beta=0, attack_mode="train"), 1, 2),
     MethodLine(CoTraining(attack=_SHORT), 3, 2),
+    MethodLine(FGSMPGI(attack=FGSM(threat=_LINF, start="uniform")), 1, 2),
+    MethodLine(FGSMPGI(attack=FGSM(threat=_LINF, start="uniform"), momentum=0, weight=0, attack_mode="eval"), 1, 2),
     MethodLine(CoTraining(attack=APGD(threat=_LINF, steps=2), climbs="prediction", alpha=0.3), 4, 2),
 ]
 
@@ -138,6 +144,8 @@ STEPS = [
     StepLine(FastAdvProp(attack=FGSM(threat=_LINF)), [6, 2, 2]),
     StepLine(FastAdvProp(attack=FGSM(threat=_L2, start="uniform"), share=0.5, attack_weight=2), [4, 4, 4]),
     StepLine(FastAdvProp(share=0), [8]),
+    StepLine(Free(attack=FGSM(threat=_LINF), replays=3), [8, 8, 8]),
+    StepLine(Free(attack=FGSM(threat=_LINF, step_size=0.02), replays=1), [8]),
 ]
 
 PENALTIES = [

@@ -23,8 +23,11 @@ SHIPPED = [name for name, _ in shipped_names()]
 SIZES = {"digits": 8, "cifar10": 32, "imagenette64": 64, "imagenette": 224, "imagenet": 224}
 LONG_TAILED = {"cifar10_lt50": 10, "cifar100_lt10": 100}
 SIZES |= dict.fromkeys(LONG_TAILED, 32)
-SUCCESSORS = ("mo_", "singh_", "debenedetti_", "te_", "random_labels_", "noisy_labels", "long_tail")
-"""What recipes begin with that are called after a paper or what they are for, not after a method."""
+SINGLE_STEP = ("fgsm", "rs_fgsm", "n_fgsm", "zero_grad", "multi_grad", "grad_align", "free", "fgsm_pgi")
+SUCCESSORS = (
+    "mo_", "singh_", "debenedetti_", "te_", "random_labels_", "noisy_labels", "long_tail", *SINGLE_STEP,
+)  # fmt: skip
+"""What recipes begin with that are called after a paper, an attack or what they are for, not after a method."""
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -59,8 +62,9 @@ def one_of_each_net() -> list[object]:
 @pytest.mark.parametrize("name", one_of_each_net())
 def test_the_net_and_the_optimizer_of_every_shipped_recipe_build(name):
     built = load_recipe(name)
-    side = SIZES[name.split("/")[0]]
-    shape = (1 if side == 8 else 3, side, side)
+    folder = name.split("/")[0]
+    side = built.model.img_size if folder == "digits" and built.model.img_size else SIZES[folder]
+    shape = (1 if folder == "digits" else 3, side, side)
     net = net_of(json.dumps(config.dump(built.model)), shape)
     assert net(torch.empty(2, *shape, device="meta")).shape == (2, 10)
     assert len(built.optimizer.build(net).param_groups) == (1 if built.optimizer.decay_all else 2)
@@ -152,3 +156,34 @@ def test_long_tailed_recipes_have_the_settings_of_their_papers(folder, classes):
 
 def shipped_in(folder: str) -> list[str]:
     return [name.split("/")[1] for name in SHIPPED if name.startswith(f"{folder}/")]
+
+
+@pytest.mark.parametrize("method", SINGLE_STEP)
+def test_single_step_recipes_have_the_settings_of_the_specification(method):
+    built, small = load_recipe(f"cifar10/{method}_preact_resnet18"), load_recipe(f"digits/{method}")
+    assert built.method.attack.threat == built.evaluation.threat == Linf(epsilon=8 / 255)
+    assert small.method.attack.threat == small.evaluation.threat == Linf(epsilon=0.1)
+    assert (built.batch_size, built.optimizer.weight_decay, built.optimizer.decay_all) == (128, 5e-4, True)
+    epochs = {"fgsm": 15, "rs_fgsm": 15, "free": 10, "fgsm_pgi": 110}
+    rates = {"grad_align": 0.3, "free": 0.04, "fgsm_pgi": 0.1}
+    assert (built.epochs, built.optimizer.lr) == (epochs.get(method, 30), rates.get(method, 0.2))
+    for recipe in (built, small):
+        assert type(recipe.method) is type(built.method)
+        assert recipe.method.attack.kind == built.method.attack.kind
+        if hasattr(recipe.method, "attack_mode"):
+            assert recipe.method.attack_mode == "train"
+    if method == "rs_fgsm":
+        for recipe in (built, small):
+            attack = recipe.method.attack
+            assert (attack.start, attack.step_size) == ("uniform", pytest.approx(1.25 * attack.threat.epsilon))
+    if method == "grad_align":
+        assert (built.penalties[0].weight, built.schedule.at(0.4)) == (0.2, 1)
+    if method == "free":
+        assert (built.method.replays, built.epochs * built.method.replays) == (8, 80)
+        assert small.epochs * small.method.replays == 20
+    if method == "fgsm_pgi":
+        smoothed = built.balance.train.label_smoothing
+        assert 1 - smoothed + smoothed / 10 == pytest.approx(0.6)
+        assert built.balance.attack == built.balance.train
+        assert (built.method.weight, built.method.momentum, built.method.reset * 110) == (10, 0.3, pytest.approx(40))
+        assert factors(built.schedule, 99, 100, 104, 105, of=110) == [1, 0.1, 0.1, 0.01]

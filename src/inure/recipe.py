@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from . import config
 from .averaging import Averaging
 from .balance import Balance
+from .catastrophic import Action, Collapse
 from .config import Real, Settings, Whole
 from .crafting import Tricks
 from .data import Augment, Data
@@ -74,6 +75,13 @@ class Guards(Settings):
     rollback_factor: Annotated[Real, Field(gt=0, lt=1)] = 0.5
     check_every: Positive = 20
     """Steps between looks at the losses; one look is one host synchronisation."""
+    catastrophic: Action = "warn"
+    """At catastrophic overfitting. ``stop``: end, with the best weights; ``switch``: train with PGD for
+    ``recovery_epochs``; ``rollback``: back to the last sound checkpoint with a lower learning rate, and that too."""
+    collapse: Collapse = Collapse()
+    recovery_epochs: Annotated[Whole, Field(ge=0)] = 2
+    recovery_steps: Positive = 7
+    """Of PGD during a recovery."""
 
 
 class Recipe(Settings):
@@ -148,6 +156,7 @@ def refuse_impossible(recipe: Recipe) -> None:
             allowed = f"{off}: the step of method {recipe.method.kind} has no place for it"
             given = getattr(getattr(recipe, name), "kind", "tricks" if name == "crafting" else "terms")
             raise UserError(name, given, allowed, f"{name}={off}")
+    _refuse_recovery(recipe)
     _refuse_penalties(recipe)
     _refuse_balance(recipe)
     _refuse_unmeasured(recipe)
@@ -155,6 +164,19 @@ def refuse_impossible(recipe: Recipe) -> None:
     metric = recipe.checkpoint.metric
     if attack is None and metric.endswith("robust") and recipe.evaluation.threat.epsilon == 0:
         raise UserError("checkpoint.metric", metric, "clean: evaluation.threat.epsilon is 0")
+
+
+def _refuse_recovery(recipe: Recipe) -> None:
+    """Guards against the collapse of an attack where there is none, or none that could be exchanged."""
+    guards, method = recipe.guards, recipe.method
+    if guards.catastrophic != "warn" and not hasattr(method, "attack"):
+        raise UserError("guards.catastrophic", guards.catastrophic, f"warn: method {method.kind} does not attack")
+    if guards.catastrophic == "switch" and not guards.recovery_epochs:
+        raise UserError("guards.recovery_epochs", 0, "at least 1 with guards.catastrophic=switch")
+    recovers = guards.catastrophic in ("rollback", "switch") and guards.recovery_epochs
+    if recovers and hasattr(method, "step") and not hasattr(method, "with_attack"):
+        allowed = f"warn | stop: the step of method {method.kind} is its own attack"
+        raise UserError("guards.catastrophic", guards.catastrophic, allowed)
 
 
 def _refuse_penalties(recipe: Recipe) -> None:
