@@ -114,3 +114,11 @@ def test_the_records_sum_to_the_images_and_a_resumed_run_keeps_m(tmp_path):
     assert inure("train", *LINE, "--out", "cut", "--resume", folder=tmp_path).code == 0
     assert_same_run(tmp_path / "cut", tmp_path / "whole")
     assert [record["adversarial_predictions"] for record in records(tmp_path / "cut")] == found
+
+
+def test_the_predictions_of_all_processes_are_counted(monkeypatch):
+    memory = memory_of()
+    others = torch.tensor([3, 3, 1])
+    monkeypatch.setattr("inure.balance.counter.everywhere", lambda mine: torch.cat([mine, others]))
+    Counter().observe(replace(tiny_batch(2), memory=memory), torch.eye(4)[[0, 1]])
+    assert memory["counter.now"].tolist() == [1, 2, 0, 2]

@@ -8,9 +8,12 @@ import torch
 from inure.attacks import APGD, FGSM, PGD
 from inure.balance import Balance, BalancedSoftmax, CrossEntropy, Rebalanced, Weighted, notices
 from inure.methods import PGDAT
+from inure.optimizers import SGD
 from inure.penalties import GradAlign
 from inure.recipe import load_recipe
+from inure.regime import Regime
 from inure.threat import L2, Linf
+from inure.train import train_step
 from runs import TINY_ATTACK, inure, records
 from tiny import noise_of, soft, tiny_batch, tiny_net
 
@@ -23,6 +26,7 @@ def batch_of(labels="hard"):
     memory = {
         "class_counts": torch.tensor([5000.0, 300, 20, 2]).double(),
         "counter.last": torch.tensor([5300.0, 22, 4, 0]).double(),
+        "counter.now": torch.zeros(4).double(),
     }
     batch = replace(tiny_batch(32), memory=memory)
     return replace(batch, y=soft(batch.y)) if labels == "soft" else batch
@@ -109,3 +113,19 @@ def test_a_run_warns_once_on_stderr_and_in_its_metrics(tmp_path):
     assert done.err.count("warning: inert balance: balance.attack.kind=rebalanced multiplies") == 1
     (warning,) = (r for r in records(tmp_path / "run", "warning") if r["kind"] != "collapse")
     assert (warning["kind"], warning["epoch"], warning["step"]) == ("inert_balance", 0, 0)
+
+
+@pytest.mark.parametrize("criterion", [Weighted(beta=1), Rebalanced(faithful=True)])
+def test_training_with_inert_weights_is_training_without_them_bit_for_bit(fabric, criterion):
+    """REAT without its penalty is AT-BSL."""
+    nets = []
+    for attack in (criterion, CrossEntropy()):
+        torch.manual_seed(0)
+        net = tiny_net().train()
+        model, optimizer = fabric.setup(net, SGD(lr=0.1).build(net))
+        balance = Balance(attack=attack, train=BalancedSoftmax())
+        for _ in range(3):
+            method = PGDAT(attack=PGD(threat=LINF, steps=3))
+            train_step(fabric, model, optimizer, batch_of(), method=method, balance=balance, regime=Regime())
+        nets.append(net.state_dict())
+    assert all(torch.equal(nets[0][name], nets[1][name]) for name in nets[0])

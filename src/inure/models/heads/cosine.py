@@ -42,6 +42,10 @@ class CosineLinear(nn.Module):
         weight = self.weight / (self.weight.norm(dim=1, keepdim=True) + self.gamma)
         return self.scale * F.linear(F.normalize(x, dim=-1), weight)
 
+    def extra_repr(self) -> str:
+        """As ``nn.Linear`` shows itself."""
+        return f"{self.in_features}, {self.out_features}, gamma={self.gamma:g}, scale={self.scale:g}"
+
 
 def put_head(net: nn.Module, head: LinearHead | CosineHead, name: str) -> None:
     """Exchange the last linear layer of ``net``, the one that ``get_classifier()`` names, in place.
