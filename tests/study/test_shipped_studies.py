@@ -41,7 +41,11 @@ def test_each_study_has_three_scales_and_compares(name):
 
 @pytest.mark.parametrize(
     ("name", "scale"),
-    [(name, scale) for name in ("digits_methods", *VIT) for scale in (SCALES if name in VIT else (None,))],
+    [
+        (name, scale)
+        for name in ("digits_methods", "single_step", *VIT)
+        for scale in (SCALES if name != "digits_methods" else (None,))
+    ],
 )
 def test_every_cell_is_a_recipe(name, scale, tmp_path):
     study = load_study(name).at(scale)

@@ -8,8 +8,11 @@ from .adapter_soups import SOUP_CLAIMS
 from .adapters import ADAPTER_CLAIMS
 from .claim import Claim, Verdict
 from .lab import Lab, Scale
+from .single_step import SINGLE_STEP_CLAIMS
 from .vit import VIT_CLAIMS
 
-CLAIMS: dict[str, Claim] = {claim.name: claim for claim in (*ADAPTER_CLAIMS, *COUNT_CLAIMS, *SOUP_CLAIMS, *VIT_CLAIMS)}
+CLAIMS: dict[str, Claim] = {
+    claim.name: claim for claim in (*ADAPTER_CLAIMS, *COUNT_CLAIMS, *SOUP_CLAIMS, *VIT_CLAIMS, *SINGLE_STEP_CLAIMS)
+}
 
 __all__ = ["CLAIMS", "Claim", "Lab", "Scale", "Verdict"]
