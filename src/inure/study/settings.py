@@ -56,6 +56,7 @@ class Change(Settings):
     seeds: _Seeds | None = None
     suite: str | None = None
     also: list[str] | None = None
+    also_examples: Annotated[Whole, Field(ge=1)] | None = None
 
 
 class Study(Settings):
@@ -81,6 +82,8 @@ class Study(Settings):
     """None: the recipes' own evaluation.suite."""
     also: list[str] = []
     """Further suites that each run is evaluated with; differences and figure are those of ``suite``."""
+    also_examples: Annotated[Whole, Field(ge=1)] | None = None
+    """Test images for these, the first so many; None: all."""
     scales: dict[Scale, Change] = {}
     """The same question for minutes, hours and days of computing; ``at`` chooses one."""
     scale: Scale | None = None
@@ -124,7 +127,9 @@ class Study(Settings):
             tree[name] = {**tree[name], **change[name]}
         tree["set"] = [*tree["set"], *change["set"]]
         given = {
-            name: change[name] for name in ("base", "against", "seeds", "suite", "also") if change[name] is not None
+            name: change[name]
+            for name in ("base", "against", "seeds", "suite", "also", "also_examples")
+            if change[name] is not None
         }
         return config.build(Study, {**tree, **given, "scales": {}, "scale": scale})
 
