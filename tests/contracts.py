@@ -14,6 +14,7 @@ from inure.attacks import (
     NFGSM,
     PGD,
     MultiGrad,
+    NoisyFGSM,
     Pyramid,
     Square,
     Targeted,
@@ -21,8 +22,8 @@ from inure.attacks import (
     ZeroGrad,
 )
 from inure.averaging import EMA, SWA
-from inure.balance import CrossEntropy
-from inure.methods import MART, PGDAT, TRADES, CoTraining, FastAdvProp, Standard
+from inure.balance import LDAM, BalancedSoftmax, ClassBalancedFocal, CrossEntropy, Rebalanced, RoBal, Weighted
+from inure.methods import FGSMPGI, MART, PGDAT, PGDKL, TRADES, CoTraining, FastAdvProp, Free, Standard
 from inure.optimizers import SGD, AdamW, DiffusionEnhanced
 from inure.penalties import TAIL, GradAlign, TemporalEnsembling
 from inure.perturbation import AWP
@@ -79,6 +80,9 @@ ATTACKS = [
     AttackLine(FGSM(threat=_L1), 1),
     AttackLine(NFGSM(threat=_LINF), 1, Linf(epsilon=0.05 * 3)),
     AttackLine(NFGSM(threat=_LINF, noise=0.5), 1, Linf(epsilon=0.05 * 1.5)),
+    AttackLine(NoisyFGSM(threat=_LINF), 1, Linf(epsilon=1)),
+    AttackLine(NoisyFGSM(threat=_LINF, clip=True, noise=0.5), 1),
+    AttackLine(NoisyFGSM(threat=_LINF, scale="gradient"), 2, Linf(epsilon=1)),
     AttackLine(ZeroGrad(threat=_LINF), 1),
     AttackLine(ZeroGrad(threat=_LINF, quantile=0, step_size=0.06), 1),
     AttackLine(MultiGrad(threat=_LINF), 3),
@@ -128,7 +132,11 @@ METHODS = [
     MethodLine(TRADES(attack=PGD(threat=_L2, steps=2, start="gaussian"), beta=1), 3, 2),
     MethodLine(MART(attack=_NOISY), 3, 2),
     MethodLine(MART(attack=PGD(threat=_L1, steps=2), beta=0), 2, 2),
+    MethodLine(PGDKL(attack=_SHORT), 3, 2),
+    MethodLine(PGDKL(attack=FGSM(threat=_L2), beta=0, attack_mode="train"), 1, 2),
     MethodLine(CoTraining(attack=_SHORT), 3, 2),
+    MethodLine(FGSMPGI(attack=FGSM(threat=_LINF, start="uniform")), 1, 2),
+    MethodLine(FGSMPGI(attack=FGSM(threat=_LINF, start="uniform"), momentum=0, weight=0, attack_mode="eval"), 1, 2),
     MethodLine(CoTraining(attack=APGD(threat=_LINF, steps=2), climbs="prediction", alpha=0.3), 4, 2),
 ]
 
@@ -136,6 +144,8 @@ STEPS = [
     StepLine(FastAdvProp(attack=FGSM(threat=_LINF)), [6, 2, 2]),
     StepLine(FastAdvProp(attack=FGSM(threat=_L2, start="uniform"), share=0.5, attack_weight=2), [4, 4, 4]),
     StepLine(FastAdvProp(share=0), [8]),
+    StepLine(Free(attack=FGSM(threat=_LINF), replays=3), [8, 8, 8]),
+    StepLine(Free(attack=FGSM(threat=_LINF, step_size=0.02), replays=1), [8]),
 ]
 
 PENALTIES = [
@@ -147,7 +157,22 @@ PENALTIES = [
     PenaltyLine(TAIL(weight=0.05, reduction="pairwise", sign=-1, rule="counts"), 0, 0),
 ]
 
-CRITERIA = [CrossEntropy(), CrossEntropy(label_smoothing=0.1)]
+CRITERIA = [
+    CrossEntropy(),
+    CrossEntropy(label_smoothing=0.1),
+    BalancedSoftmax(),
+    BalancedSoftmax(tau=2),
+    Weighted(),
+    Weighted(beta=1, start=0.8),
+    ClassBalancedFocal(),
+    ClassBalancedFocal(form="softmax", gamma=0.5),
+    LDAM(),
+    LDAM(start=0.1),
+    RoBal(),
+    RoBal(tau_b=1.5, tau_m=0.3),
+    Rebalanced(),
+    Rebalanced(faithful=True),
+]
 PERTURBATIONS = [AWP(), AWP(gamma=0.01, warmup=0.25)]
 AVERAGINGS = [EMA(), EMA(decay=0.9, warmup=False), EMA(start=0.5), SWA(), SWA(start=0)]
 OPTIMIZERS = [

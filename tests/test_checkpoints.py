@@ -52,6 +52,25 @@ def test_the_newest_two_states_are_kept_and_their_hashes_are_right(checkpoints):
         assert hashlib.sha256(content).hexdigest() == entry["sha256"]
 
 
+def test_the_newest_sound_state_outlives_newer_ones_and_is_what_one_returns_to(tmp_path):
+    made = Checkpoints(tmp_path)
+    for step, sound in ((1, True), (2, True), (3, False), (4, False), (5, False)):
+        made.save(step, state(step), sound=sound)
+    assert [entry["step"] for entry in index(made)] == [5, 4, 2]
+    assert len([*tmp_path.glob("*.pt")]) == 3
+    loaded, _ = made.load("ours", sound=True)
+    assert loaded is not None
+    assert loaded["step"] == 2
+    # After the return later states are those of an abandoned course
+    made.save(2, state(2), sound=True)
+    assert [entry["step"] for entry in index(made)] == [2]
+    assert made.load("ours")[0]["step"] == 2
+
+
+def test_without_a_sound_state_there_is_nothing_to_return_to(checkpoints):
+    assert checkpoints.load("ours", sound=True) == (None, [])
+
+
 def test_nothing_saved_is_nothing_loaded(tmp_path):
     assert Checkpoints(tmp_path).load("ours") == (None, [])
     assert Checkpoints(tmp_path / "absent").load("ours") == (None, [])

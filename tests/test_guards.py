@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from faults import diverge_at_step, infinite_weight
+from inure.catastrophic import Collapse
 from inure.errors import NonFinite
 from inure.guards import FiniteGuard, warnings_of
 from inure.recipe import load_recipe
@@ -56,6 +57,13 @@ def record(epoch: int = 1, *, progress: float = 0.5, clean: float = 0.9, loss: f
     return {"epoch": epoch, "step": epoch, "progress": progress, "validation": validation}
 
 
+def bent(epoch: int = 1, *, pgd: float = 0.1, alignment: float = 0.3, recovering: bool = False) -> dict:
+    """PGD accuracy fallen together with the linearity of the loss; FGSM accuracy has fallen too."""
+    found = record(epoch, fgsm=pgd + 0.05, pgd=pgd)
+    found["validation"]["alignment"] = alignment
+    return found | ({"recovering": True} if recovering else {})
+
+
 def kinds(history: list[dict], *, attacks: bool = True, num_classes: int = 10) -> list[str]:
     return [warning["kind"] for warning in warnings_of(history, num_classes, attacks=attacks)]
 
@@ -84,6 +92,12 @@ GAP: dict[str, Any] = {"fgsm": 0.6, "pgd": 0.01}
             [record(1, fgsm=0.2, pgd=0.15), *(record(e, fgsm=0.7, pgd=0.0) for e in (2, 3))],
             ["catastrophic_overfitting"],
         ),
+        # The loss is bent within the ball and PGD accuracy has fallen by more than 40 % of its best: gap or no gap
+        ([record(1, pgd=0.2), bent(2), bent(3)], ["catastrophic_overfitting"]),
+        ([record(1, pgd=0.2), bent(2), bent(3, alignment=0.6)], []),
+        ([record(1, pgd=0.2), bent(2, pgd=0.13), bent(3)], []),  # fallen by a third only, at the first check
+        ([bent(1, pgd=0.0), bent(2, pgd=0.0)], []),  # a young net: there was nothing to lose
+        ([record(1, pgd=0.2), bent(2, recovering=True), bent(3)], []),
     ],
 )
 def test_collapse_and_catastrophic_overfitting_are_told_from_what_looks_like_them(history, expected):
@@ -107,7 +121,22 @@ def test_a_warning_says_the_numbers_and_what_to_try():
     assert "ln K = 2.30" in collapse["detail"]
     assert "regime.epsilon.kind=ramp" in collapse["detail"]
     (overfitting,) = warnings_of([record(1, **GAP), record(2, **GAP)], 10, attacks=True)
-    assert "FGSM accuracy 60.0% but PGD accuracy 1.0%" in overfitting["detail"]
+    assert (
+        "FGSM accuracy 60.0% but PGD accuracy 1.0% at 2 checks in a row; try guards.catastrophic"
+        in (overfitting["detail"])
+    )
+    (curved,) = warnings_of([record(1, pgd=0.2), bent(2), bent(3)], 10, attacks=True)
+    assert "PGD accuracy 10.0%, gradient alignment 0.30 at" in curved["detail"]
+
+
+def test_the_thresholds_are_settings():
+    history = [record(1, fgsm=0.9, pgd=0.3), record(2, fgsm=0.9, pgd=0.3)]
+    assert not Collapse().found(history)
+    assert Collapse(gap=0.5, floor=0.35).found(history)
+    assert not Collapse(gap=0.5, floor=0.35, checks=3).found(history)
+    assert Collapse(checks=1).found([record(1, pgd=0.2), bent(2)])
+    assert not Collapse(checks=1, drop=0.6).found([record(1, pgd=0.2), bent(2)])
+    assert not Collapse(checks=1, alignment=0.2).found([record(1, pgd=0.2), bent(2)])
 
 
 def test_a_collapse_is_reported_while_training(tmp_path, capfd):

@@ -1,6 +1,7 @@
 """The joints of ``train_step``: disabled equals absent bit for bit, and every method takes every joint."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from inure.schedules import Piecewise, Ramp
 from inure.threat import Linf
 from inure.train import step_of, train_step
 from inure.types import Batch
-from tiny import assert_same_state, counting, soft, state_of, tiny_batch, tiny_net
+from tiny import assert_same_state, counting, memory_of, soft, state_of, tiny_batch, tiny_net
 
 ATTACK = PGD(threat=Linf(epsilon=0.05), steps=2, start="gaussian")
 KINDS = [Standard(), PGDAT(attack=ATTACK), TRADES(attack=ATTACK), MART(attack=ATTACK)]
@@ -52,10 +53,14 @@ def train(fabric, method, *, steps=2, seed=0, optimizer=None, averaging=None, ma
     model, wrapped = fabric.setup(net, optimizer.build(net))
     averager = averaging.build(net) if averaging else None
     joints = {"balance": Balance(), "regime": Regime(), **joints}
+    memory = memory_of(method)
     logged = [
-        step_of(method)(fabric, model, wrapped, make_batch(seed=step), method=method, averager=averager, **joints)
+        step_of(method)(
+            fabric, model, wrapped, replace(make_batch(seed=step), memory=memory), method=method, averager=averager,
+            **joints,
+        )
         for step in range(steps)
-    ]
+    ]  # fmt: skip
     return net, averager, logged
 
 
@@ -142,7 +147,7 @@ def test_a_step_makes_the_passes_it_states_and_one_more_pair_with_awp(fabric, li
     read = counting(net)
     perturbation = AWP() if perturbed else None
     train_step(
-        fabric, model, optimizer, tiny_batch(),
+        fabric, model, optimizer, replace(tiny_batch(), memory=memory_of(line.method)),
         method=line.method, balance=Balance(), regime=Regime(), perturbation=perturbation,
     )  # fmt: skip
     assert read() == [8] * line.crafting + [8 * line.outer] * (1 + perturbed)
@@ -153,7 +158,8 @@ def test_a_step_of_its_own_makes_the_forwards_of_its_line(fabric, line):
     net = tiny_net().train()
     model, optimizer = fabric.setup(net, SGD().build(net))
     read = counting(net)
-    step_of(line.method)(fabric, model, optimizer, tiny_batch(), method=line.method, balance=Balance(), regime=Regime())
+    batch = replace(tiny_batch(), memory=memory_of(line.method))
+    step_of(line.method)(fabric, model, optimizer, batch, method=line.method, balance=Balance(), regime=Regime())
     assert read() == line.forwards
 
 

@@ -9,9 +9,24 @@ from contracts import METHODS
 from inure.balance import CrossEntropy
 from inure.losses import cross_entropy
 from inure.types import Batch
-from tiny import assert_same_state, counting, noise_of, soft, state_of, tiny_batch, tiny_net
+from tiny import assert_same_state, counting, memory_of, noise_of, soft, state_of, tiny_batch, tiny_net
 
 methods = pytest.mark.parametrize("line", METHODS, ids=[f"{line.method.kind}-{i}" for i, line in enumerate(METHODS)])
+
+
+def batch_for(line, size: int = 8) -> Batch:
+    """A tiny batch whose images a method with a memory has seen once: what it draws at first is behind it."""
+    batch = replace(tiny_batch(size), memory=memory_of(line.method, size))
+    if batch.memory:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            line.method.craft(tiny_net(), batch, line.method.attack, cross_entropy)
+    return batch
+
+
+def fresh(batch: Batch) -> Batch:
+    """With a memory of its own."""
+    return replace(batch, memory={name: value.clone() for name, value in batch.memory.items()})
 
 
 def crafted(line, net, batch: Batch, criterion=cross_entropy):
@@ -20,7 +35,7 @@ def crafted(line, net, batch: Batch, criterion=cross_entropy):
 
     def search(*arguments, **options):
         assert attack is not None
-        return attack(*arguments, **options, noise=noise_of(batch))
+        return attack(*arguments, **{"noise": noise_of(batch), **options})
 
     return line.method.craft(net, batch, search if attack else None, criterion)
 
@@ -33,7 +48,7 @@ def doubled(batch: Batch) -> Batch:
 @methods
 @pytest.mark.parametrize("labels", ["hard", "soft"])
 def test_a_method_gives_a_finite_loss_and_parts_for_each_example(line, labels):
-    net, batch = tiny_net().train(), tiny_batch()
+    net, batch = tiny_net().train(), batch_for(line)
     batch = replace(batch, y=soft(batch.y)) if labels == "soft" else batch
     losses = line.method.losses(net, batch, crafted(line, net, batch), cross_entropy)
     for value in (losses.total, *losses.parts.values()):
@@ -45,7 +60,7 @@ def test_a_method_gives_a_finite_loss_and_parts_for_each_example(line, labels):
 
 @methods
 def test_crafting_stays_in_the_threat_model_and_leaves_the_net_as_it_was(line):
-    net, batch = tiny_net().train(), tiny_batch()
+    net, batch = tiny_net().train(), batch_for(line)
     before = state_of(net)
     x_adv = crafted(line, net, batch)
     after = state_of(net)
@@ -64,7 +79,7 @@ def test_crafting_stays_in_the_threat_model_and_leaves_the_net_as_it_was(line):
 @methods
 @pytest.mark.parametrize("labels", ["hard", "soft"])
 def test_the_gradient_reaches_every_trainable_parameter(line, labels):
-    net, batch = tiny_net().eval(), tiny_batch()
+    net, batch = tiny_net().eval(), batch_for(line)
     batch = replace(batch, y=soft(batch.y)) if labels == "soft" else batch
     line.method.losses(net, batch, crafted(line, net, batch), cross_entropy).total.mean().backward()
     for name, parameter in net.named_parameters():
@@ -75,9 +90,10 @@ def test_the_gradient_reaches_every_trainable_parameter(line, labels):
 
 @methods
 def test_the_order_of_the_batch_plays_no_part(line):
-    batch, order = doubled(tiny_batch(12)), torch.randperm(12)
+    batch, order = doubled(batch_for(line, 12)), torch.randperm(12)
     totals = []
-    for b in (batch, Batch(batch.x[order], batch.y[order], batch.index[order], batch.progress)):
+    permuted = replace(batch, x=batch.x[order], y=batch.y[order], index=batch.index[order])
+    for b in (fresh(batch), fresh(permuted)):
         net = tiny_net().eval().double()
         totals.append(line.method.losses(net, b, crafted(line, net, b), cross_entropy).total)
     assert torch.allclose(totals[0][order], totals[1], rtol=0, atol=1e-5)
@@ -85,7 +101,7 @@ def test_the_order_of_the_batch_plays_no_part(line):
 
 @methods
 def test_a_method_makes_the_forwards_of_its_line(line):
-    net, batch = tiny_net().train(), tiny_batch()
+    net, batch = tiny_net().train(), batch_for(line)
     read = counting(net)
     x_adv = crafted(line, net, batch)
     assert read() == [8] * line.crafting
@@ -98,16 +114,16 @@ def test_with_epsilon_zero_a_method_sees_the_images_themselves(line):
     if not hasattr(line.method, "attack"):
         return
     attack = line.method.attack.model_copy(update={"threat": line.method.attack.threat.with_epsilon(0.0)})
-    net, batch = tiny_net().eval(), tiny_batch()
+    net, batch = tiny_net().eval(), batch_for(line)
     assert torch.equal(line.method.craft(net, batch, attack, cross_entropy), batch.x)
 
 
 @methods
 def test_a_criterion_has_an_effect_unless_the_method_says_that_it_ignores_it(line):
-    batch, smooth = doubled(tiny_batch()), CrossEntropy(label_smoothing=0.5)
+    remembered, smooth = doubled(batch_for(line)), CrossEntropy(label_smoothing=0.5)
 
     def total(attack=cross_entropy, train=cross_entropy):
-        net = tiny_net().eval().double()
+        net, batch = tiny_net().eval().double(), fresh(remembered)
         return line.method.losses(net, batch, crafted(line, net, batch, attack), train).total
 
     for name in ("attack", "train"):

@@ -10,7 +10,10 @@ from torch import nn
 
 from inure import config
 from inure.attacks import PGD
+from inure.balance import BalancedSoftmax, Rebalanced
+from inure.data.long_tailed import Exponential
 from inure.models import Model, build
+from inure.models.heads import CosineHead
 from inure.recipe import Recipe, load_recipe
 from inure.schedules import Cosine, Ramp
 from inure.shipped import recipe_tree, shipped_names
@@ -18,8 +21,13 @@ from inure.threat import Linf
 
 SHIPPED = [name for name, _ in shipped_names()]
 SIZES = {"digits": 8, "cifar10": 32, "imagenette64": 64, "imagenette": 224, "imagenet": 224}
-SUCCESSORS = ("mo_", "singh_", "debenedetti_", "te_", "random_labels", "noisy_labels")
-"""What recipes begin with that are called after a paper or what they are for, not after a method."""
+LONG_TAILED = {"cifar10_lt50": 10, "cifar100_lt10": 100}
+SIZES |= dict.fromkeys(LONG_TAILED, 32)
+SINGLE_STEP = ("fgsm", "rs_fgsm", "n_fgsm", "zero_grad", "multi_grad", "grad_align", "free", "fgsm_pgi")
+SUCCESSORS = (
+    "mo_", "singh_", "debenedetti_", "te_", "random_labels", "noisy_labels", "long_tail", *SINGLE_STEP,
+)  # fmt: skip
+"""What recipes begin with that are called after a paper, an attack or what they are for, not after a method."""
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -28,6 +36,8 @@ def test_every_shipped_recipe_loads_says_what_it_is_and_survives_yaml(name):
     assert len(built.about) > 20
     assert config.build(Recipe, yaml.safe_load(config.to_yaml(config.dump(built)))) == built
     kind = built.method.kind
+    if name.split("/")[0] in LONG_TAILED:
+        return
     assert name.split("/")[1].startswith(("soup" if kind == "co_training" else kind, *SUCCESSORS))
 
 
@@ -45,15 +55,16 @@ def one_of_each_net() -> list[object]:
         key = name.split("/")[0], json.dumps(config.dump(load_recipe(name).model))
         nets.setdefault(key, name)
     fast = ("cifar10/mo_pgd_at_deit_tiny", "cifar10/mo_pgd_at_swin_tiny")
-    slow = [name for name in nets.values() if "/mo_" in name and name not in fast]
+    slow = [n for n in nets.values() if ("/mo_" in n and n not in fast) or n.startswith("cifar100_lt10")]
     return [pytest.param(name, marks=[pytest.mark.slow] if name in slow else []) for name in nets.values()]
 
 
 @pytest.mark.parametrize("name", one_of_each_net())
 def test_the_net_and_the_optimizer_of_every_shipped_recipe_build(name):
     built = load_recipe(name)
-    side = SIZES[name.split("/")[0]]
-    shape = (1 if side == 8 else 3, side, side)
+    folder = name.split("/")[0]
+    side = built.model.img_size if folder == "digits" and built.model.img_size else SIZES[folder]
+    shape = (1 if folder == "digits" else 3, side, side)
     net = net_of(json.dumps(config.dump(built.model)), shape)
     assert net(torch.empty(2, *shape, device="meta")).shape == (2, 10)
     assert len(built.optimizer.build(net).param_groups) == (1 if built.optimizer.decay_all else 2)
@@ -145,3 +156,61 @@ def test_the_digits_recipes_have_the_settings_of_the_trial():
     assert built.method.attack == PGD(steps=5, threat=Linf(epsilon=0.2))
     assert built.regime.epsilon == Ramp(until=0.5)
     assert "regime" not in recipe_tree("digits/standard")
+
+
+@pytest.mark.parametrize(("folder", "classes"), LONG_TAILED.items())
+def test_long_tailed_recipes_have_the_settings_of_their_papers(folder, classes):
+    reat, control, bsl = (load_recipe(f"{folder}/{name}") for name in ("reat", "at_bsl_80", "at_bsl"))
+    assert (reat.epochs, reat.batch_size, bsl.epochs) == (80, 128, 100)
+    assert factors(reat.schedule, 0, 59, 60, 74, 75, of=80) == [1, 1, 0.1, 0.1, 0.01]
+    assert factors(bsl.schedule, 0, 74, 75, 89, 90, of=100) == [1, 1, 0.1, 0.1, 0.01]
+    assert reat.method.attack == PGD(threat=Linf(epsilon=8 / 255), steps=10, step_size=2 / 255, start="uniform")
+    assert (bsl.method.attack.start, bsl.method.attack.start_std, bsl.method.attack_mode) == ("gaussian", 1e-3, "eval")
+    assert reat.balance.attack == Rebalanced(faithful=True)
+    assert reat.balance.train == bsl.balance.train == control.balance.train == BalancedSoftmax()
+    assert [penalty.kind for penalty in reat.penalties] == ["tail"]
+    same = {"about", "penalties", "balance"}
+    assert {key for key in type(reat).model_fields if getattr(reat, key) != getattr(control, key)} == same
+    for name in shipped_in(folder):
+        built = load_recipe(f"{folder}/{name}")
+        assert built.balance.counter is not None
+        assert built.data.long_tail == Exponential(ratio=50 if classes == 10 else 10)
+        assert (built.model.mean, built.model.std) == ([0], [1])
+    robal = load_recipe(f"{folder}/robal_r_wrn34_10")
+    assert robal.model.head == CosineHead(gamma=1 / 32 if classes == 10 else 1 / 16)
+    assert (robal.method.kind, robal.method.beta, robal.method.attack.steps, robal.batch_size) == ("pgd_kl", 6, 5, 64)
+
+
+def shipped_in(folder: str) -> list[str]:
+    return [name.split("/")[1] for name in SHIPPED if name.startswith(f"{folder}/")]
+
+
+@pytest.mark.parametrize("method", SINGLE_STEP)
+def test_single_step_recipes_have_the_settings_of_the_specification(method):
+    built, small = load_recipe(f"cifar10/{method}_preact_resnet18"), load_recipe(f"digits/{method}")
+    assert built.method.attack.threat == built.evaluation.threat == Linf(epsilon=8 / 255)
+    assert small.method.attack.threat == small.evaluation.threat == Linf(epsilon=0.1)
+    assert (built.batch_size, built.optimizer.weight_decay, built.optimizer.decay_all) == (128, 5e-4, True)
+    epochs = {"fgsm": 15, "rs_fgsm": 15, "free": 10, "fgsm_pgi": 110}
+    rates = {"grad_align": 0.3, "free": 0.04, "fgsm_pgi": 0.1}
+    assert (built.epochs, built.optimizer.lr) == (epochs.get(method, 30), rates.get(method, 0.2))
+    for recipe in (built, small):
+        assert type(recipe.method) is type(built.method)
+        assert recipe.method.attack.kind == built.method.attack.kind
+        if hasattr(recipe.method, "attack_mode"):
+            assert recipe.method.attack_mode == "train"
+    if method == "rs_fgsm":
+        for recipe in (built, small):
+            attack = recipe.method.attack
+            assert (attack.start, attack.step_size) == ("uniform", pytest.approx(1.25 * attack.threat.epsilon))
+    if method == "grad_align":
+        assert (built.penalties[0].weight, built.schedule.at(0.4)) == (0.2, 1)
+    if method == "free":
+        assert (built.method.replays, built.epochs * built.method.replays) == (8, 80)
+        assert small.epochs * small.method.replays == 20
+    if method == "fgsm_pgi":
+        smoothed = built.balance.train.label_smoothing
+        assert 1 - smoothed + smoothed / 10 == pytest.approx(0.6)
+        assert built.balance.attack == built.balance.train
+        assert (built.method.weight, built.method.momentum, built.method.reset * 110) == (10, 0.3, pytest.approx(40))
+        assert factors(built.schedule, 99, 100, 104, 105, of=110) == [1, 0.1, 0.1, 0.01]

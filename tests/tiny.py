@@ -6,9 +6,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from inure.memory import facts_of
 from inure.models import Classifier
 from inure.noise import CounterNoise
-from inure.types import Batch
+from inure.types import Batch, Memory
 
 CLASSES, SHAPE = 4, (3, 6, 6)
 
@@ -47,6 +48,12 @@ def tiny_batch(
     x = (torch.rand(size, *shape, generator=generator) * 1.25 - 0.125).clamp(0, 1)
     y = torch.randint(classes, (size,), generator=generator)
     return Batch(x, y, torch.arange(size) + 100, progress)
+
+
+def memory_of(piece: object, size: int = 8) -> Memory:
+    """What ``piece`` remembers before the first step of a run on tiny batches of ``size``; empty if nothing."""
+    remember = getattr(piece, "remember", None)
+    return {} if remember is None else remember(facts_of(torch.arange(300) % CLASSES, CLASSES, SHAPE, size, "cpu"))
 
 
 def soft(y: Tensor, seed: int = 0, classes: int = CLASSES) -> Tensor:

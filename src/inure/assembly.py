@@ -6,6 +6,7 @@ import torch
 
 from . import engine
 from . import memory as memory_of_run
+from .balance import notices
 from .data import Loader
 from .data.record import record, remarks
 from .models import build
@@ -56,6 +57,9 @@ def assemble(fabric: Any, recipe: Recipe, run: Run, *, seed: int, deadline: floa
     session.restore()
     if session.progress.step > 0 and fabric.is_global_zero:
         run.log({"event": "resume", "step": session.progress.step})
-    if session.progress.step == 0 and recipe.guards.nonfinite == "rollback":
-        session.save()  # something to go back to
+    if session.progress.step == 0 and "rollback" in (recipe.guards.nonfinite, recipe.guards.catastrophic):
+        session.save(sound=True)  # something to go back to
+    if session.progress.step == 0:
+        for kind, detail in notices(recipe, net):
+            session.ledger.warn(0, 0, kind, detail)
     return session

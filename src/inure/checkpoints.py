@@ -1,4 +1,7 @@
-"""Training state on disk: the newest two states, each with its hash, so that one torn file never costs a run."""
+"""Training state on disk: the newest two states, each with its hash, so that one torn file never costs a run.
+
+A state may be called sound: of those the newest is kept too, for who wants to return to it.
+"""
 
 import hashlib
 import io
@@ -25,8 +28,10 @@ class Checkpoints:
         self._index = folder / "index.json"
         self._refused: set[str] = set()
 
-    def save(self, step: int, state: dict[str, Any]) -> None:
-        """Write one state; older ones than the newest two are removed afterwards."""
+    def save(self, step: int, state: dict[str, Any], *, sound: bool = False) -> None:
+        """Write one state; older ones than the newest two and the newest sound one are removed afterwards, and so are
+        those of later steps, which are there after a return.
+        """
         buffer = io.BytesIO()
         torch.save(state, buffer)
         content = buffer.getvalue()
@@ -34,22 +39,25 @@ class Checkpoints:
         # A step may be saved twice (in the epoch and at its end): what the index names is never overwritten
         name = f"step-{step:09d}-{digest[:8]}.pt"
         files.write_bytes(self.folder / name, content)
-        entry = {"file": name, "step": step, "sha256": digest}
-        earlier = [e for e in self._entries() if e["file"] not in {name, *self._refused}]
-        entries = [entry, *earlier][:_KEEP]
+        entry = {"file": name, "step": step, "sha256": digest, "sound": sound}
+        old = [e for e in self._entries() if e["file"] not in {name, *self._refused} and e["step"] <= step]
+        entries = [entry, *old]
+        entries = entries[:_KEEP] + ([] if _sound(entries[:_KEEP]) else _sound(entries)[:1])
         files.write_json(self._index, entries)
         kept = {e["file"] for e in entries}
         for path in self.folder.glob("step-*.pt"):
             if path.name not in kept:
                 path.unlink()
 
-    def load(self, recipe_hash: str) -> tuple[dict[str, Any] | None, list[str]]:
+    def load(self, recipe_hash: str, *, sound: bool = False) -> tuple[dict[str, Any] | None, list[str]]:
         """The newest good state, or None if there never was one; and a line for each state that was refused.
+
+        With ``sound``: of those that were called sound.
 
         Raises:
             UserError: If states were written but none is good.
         """
-        entries, refused = self._entries(), []
+        entries, refused = _sound(self._entries()) if sound else self._entries(), []
         for entry in entries:
             state, reason = self._read(entry, recipe_hash)
             if state is not None:
@@ -85,9 +93,16 @@ class Checkpoints:
     def _entries(self) -> list[dict[str, Any]]:
         try:
             entries = json.loads(self._index.read_bytes()) if self._index.exists() else []
-            return [{name: entry[name] for name in ("file", "step", "sha256")} for entry in entries]
+            return [
+                {**{name: entry[name] for name in ("file", "step", "sha256")}, "sound": entry.get("sound", False)}
+                for entry in entries
+            ]
         except (ValueError, TypeError, KeyError):
             raise UserError(str(self._index), "damaged JSON", "the file that training wrote", "another --out") from None
+
+
+def _sound(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [entry for entry in entries if entry["sound"]]
 
 
 def write_weights(path: Path, module: nn.Module) -> None:

@@ -6,16 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .catastrophic import Collapse
 from .errors import NonFinite
 
-GAP = 0.4
-"""FGSM accuracy minus PGD accuracy on the probe above which single-step overfitting is suspected ..."""
-FLOOR = 0.05
-"""... if PGD accuracy is below this too, ..."""
-CHECKS = 2
-"""... at so many checks in a row. The usual rule, a drop of 0.2 in one epoch, misses runs of low robust accuracy."""
 COLLAPSE_AFTER = 0.25
 """Share of training after which predicting no better than chance counts as a collapse."""
+_DEFAULT = Collapse()
 
 
 class FiniteGuard:
@@ -53,13 +49,16 @@ class FiniteGuard:
         self._step = self._parts = None
 
 
-def warnings_of(history: list[dict[str, Any]], num_classes: int, *, attacks: bool) -> list[dict[str, str]]:
+def warnings_of(
+    history: list[dict[str, Any]], num_classes: int, *, attacks: bool, collapse: Collapse = _DEFAULT
+) -> list[dict[str, str]]:
     """What the newest epoch record gives reason to warn of: {kind, detail}.
 
     Args:
         history: Epoch records of metrics.jsonl, oldest first.
         num_classes: For the level of chance.
         attacks: Whether the method trains on adversarial images: others are expected to fall to PGD.
+        collapse: What counts as catastrophic overfitting.
     """
     found = []
     newest = history[-1]
@@ -72,16 +71,6 @@ def warnings_of(history: list[dict[str, Any]], num_classes: int, *, attacks: boo
             "try a lower lr, clip_norm=1.0, or an epsilon ramp (regime.epsilon.kind=ramp)"
         )
         found.append({"kind": "collapse", "detail": detail})
-    recent = [record["validation"] for record in history[-CHECKS:]]
-    if attacks and len(recent) == CHECKS and all(_overfits(v) for v in recent):
-        detail = (
-            f"FGSM accuracy {recent[-1]['fgsm_accuracy']:.1%} but PGD accuracy {recent[-1]['probe_pgd_accuracy']:.1%} "
-            f"at {CHECKS} checks in a row; try more steps (method.attack.kind=pgd) or a smaller epsilon"
-        )
-        found.append({"kind": "catastrophic_overfitting", "detail": detail})
+    if attacks and collapse.found(history):
+        found.append({"kind": "catastrophic_overfitting", "detail": collapse.text(history)})
     return found
-
-
-def _overfits(validation: dict[str, float]) -> bool:
-    fgsm, pgd = validation["fgsm_accuracy"], validation["probe_pgd_accuracy"]
-    return fgsm - pgd > GAP and pgd < FLOOR

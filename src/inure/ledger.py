@@ -105,7 +105,8 @@ class Ledger:
             f"epoch {record['epoch']}/{self.recipe.epochs}  loss {record['train'].get('loss', 0.0):.3f}  "
             f"{accuracies_text(record['validation'])}  {record['images_per_second']:.0f} images/s"
         )
-        for warning in warnings_of(self.history, self._num_classes, attacks=self._attacks):
+        collapse = self.recipe.guards.collapse
+        for warning in warnings_of(self.history, self._num_classes, attacks=self._attacks, collapse=collapse):
             self.warn(record["epoch"], record["step"], warning["kind"], warning["detail"])
 
 

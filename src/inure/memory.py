@@ -96,13 +96,32 @@ def write_rows(memory: Tensor, rows: Tensor, values: Tensor) -> None:
     memory[torch.where(repeated, len(memory) - 1, rows)] = values.to(memory.dtype)
 
 
+def read_slots(memory: Tensor, count: int) -> Tensor:
+    """(count, ...): what lies at this process's places of the minibatch, in a memory with a row for each place.
+
+    The places of a process follow those of the one before. A short last minibatch has the first places.
+    """
+    first = torch.distributed.get_rank() * count if _many() else 0
+    return memory[torch.arange(first, first + count, device=memory.device) % len(memory)]
+
+
+def write_slots(memory: Tensor, values: Tensor) -> None:
+    """Replace what ``read_slots`` read, that of all processes, in every process. Others keep what they have."""
+    values = everywhere(values.detach())[: len(memory)]  # the last process may hold images of the first again
+    memory[: len(values)] = values.to(memory.dtype)
+
+
 def everywhere(values: Tensor) -> Tensor:
     """(B, ...) of this process and those of the others, in the order of the processes; each has equally many."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if not _many():
         return values
     parts = [torch.empty_like(values) for _ in range(torch.distributed.get_world_size())]
     torch.distributed.all_gather(parts, values.contiguous())
     return torch.cat(parts)
+
+
+def _many() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def restore(memory: Memory, saved: Memory) -> None:

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from . import config
 from .averaging import Averaging
 from .balance import Balance
+from .catastrophic import Action, Collapse
 from .config import Real, Settings, Whole
 from .crafting import Tricks
 from .data import Augment, Data
@@ -74,6 +75,13 @@ class Guards(Settings):
     rollback_factor: Annotated[Real, Field(gt=0, lt=1)] = 0.5
     check_every: Positive = 20
     """Steps between looks at the losses; one look is one host synchronisation."""
+    catastrophic: Action = "warn"
+    """At catastrophic overfitting. ``stop``: end, with the best weights; ``switch``: train with PGD for
+    ``recovery_epochs``; ``rollback``: back to the last sound checkpoint with a lower learning rate, and that too."""
+    collapse: Collapse = Collapse()
+    recovery_epochs: Annotated[Whole, Field(ge=0)] = 2
+    recovery_steps: Positive = 7
+    """Of PGD during a recovery."""
 
 
 class Recipe(Settings):
@@ -148,12 +156,27 @@ def refuse_impossible(recipe: Recipe) -> None:
             allowed = f"{off}: the step of method {recipe.method.kind} has no place for it"
             given = getattr(getattr(recipe, name), "kind", "tricks" if name == "crafting" else "terms")
             raise UserError(name, given, allowed, f"{name}={off}")
+    _refuse_recovery(recipe)
     _refuse_penalties(recipe)
+    _refuse_balance(recipe)
     _refuse_unmeasured(recipe)
     _refuse_other_domains(recipe)
     metric = recipe.checkpoint.metric
     if attack is None and metric.endswith("robust") and recipe.evaluation.threat.epsilon == 0:
         raise UserError("checkpoint.metric", metric, "clean: evaluation.threat.epsilon is 0")
+
+
+def _refuse_recovery(recipe: Recipe) -> None:
+    """Guards against the collapse of an attack where there is none, or none that could be exchanged."""
+    guards, method = recipe.guards, recipe.method
+    if guards.catastrophic != "warn" and not hasattr(method, "attack"):
+        raise UserError("guards.catastrophic", guards.catastrophic, f"warn: method {method.kind} does not attack")
+    if guards.catastrophic == "switch" and not guards.recovery_epochs:
+        raise UserError("guards.recovery_epochs", 0, "at least 1 with guards.catastrophic=switch")
+    recovers = guards.catastrophic in ("rollback", "switch") and guards.recovery_epochs
+    if recovers and hasattr(method, "step") and not hasattr(method, "with_attack"):
+        allowed = f"warn | stop: the step of method {method.kind} is its own attack"
+        raise UserError("guards.catastrophic", guards.catastrophic, allowed)
 
 
 def _refuse_penalties(recipe: Recipe) -> None:
@@ -173,6 +196,18 @@ def _refuse_penalties(recipe: Recipe) -> None:
         if getattr(penalty, "needs_attack", False) and not hasattr(recipe.method, "attack"):
             allowed = f"others: method {recipe.method.kind} does not attack"
             raise UserError(name, penalty.kind, allowed, "method.kind=pgd_at")
+
+
+def _refuse_balance(recipe: Recipe) -> None:
+    """Radii by class without an attack, and what a step of the method's own has no place for."""
+    method, balance = recipe.method, recipe.balance
+    own_step = f"the step of method {method.kind} has no place for it" if hasattr(method, "step") else None
+    reason = own_step or (None if hasattr(method, "attack") else f"method {method.kind} does not attack")
+    if balance.epsilon is not None and reason:
+        raise UserError("balance.epsilon", "radii by class", f"null: {reason}", "method.kind=pgd_at")
+    if balance.counter is not None and own_step:
+        name, off = ("balance.counts", "false") if balance.counts else ("balance.train.kind", "another criterion")
+        raise UserError(name, balance.counts or balance.train.kind, f"{off}: {own_step}", "method.kind=pgd_at")
 
 
 def _refuse_unmeasured(recipe: Recipe) -> None:

@@ -65,7 +65,7 @@ class Regime(Settings):
         attack = self.phases[phase].attack
         if attack is None:
             return Standard()
-        return method.model_copy(update={"attack": attack.model_copy(update={"threat": method.attack.threat})})
+        return with_attack(method, attack.model_copy(update={"threat": method.attack.threat}))
 
     def scale(self, attack: Any, progress: float) -> Any:
         """``attack`` as it is at ``progress``."""
@@ -104,7 +104,16 @@ class Regime(Settings):
             finish = getattr(crafting, "finish", None)
             return x_adv if finish is None else finish(x_adv, arguments[1])
 
+        now = self.scale(method.attack, progress)
+        now = now if radii is None else with_radius(now, radii)
+        attack.__dict__.update(threat=now.threat, step_size=getattr(now, "step_size", None))  # as an attack has them
         return attack
+
+
+def with_attack(method: Any, attack: Any) -> Any:
+    """What trains like ``method`` but with another attack; a method that is tied to its own says what that is."""
+    own = getattr(method, "with_attack", None)
+    return method.model_copy(update={"attack": attack}) if own is None else own(attack)
 
 
 def with_radius(attack: Any, factor: float | Tensor) -> Any:

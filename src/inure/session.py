@@ -1,6 +1,5 @@
 """Everything one training run holds between two steps: built, counted, validated, saved, restored, rolled back."""
 
-import copy
 import sys
 import time
 from functools import partial
@@ -10,26 +9,27 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from . import files, snapshot, statistics
+from . import files, snapshot
 from . import memory as memories
-from .averaging import SWA, Averager
+from .averaging import Averager
 from .checkpoints import Checkpoints, write_weights
 from .config import dump
 from .console import Bars
 from .data import Loader
+from .epoch_end import evaluated_module, measured, metric_of, validated
 from .errors import NonFinite, Stop, UserError
 from .guards import FiniteGuard
 from .interrupts import Interrupts
 from .ledger import Ledger, accuracies_text
-from .measures import Probe
 from .overfitting import overfitting, overfitting_text
 from .passes import saved
 from .recipe import Recipe
+from .recovery import in_recovery, meet_collapse
 from .run import Run
 from .snapshot import Progress, hash_of
 from .tracking import open_trackers
 from .types import Memory
-from .validation import Validator, accuracies, domain_distance
+from .validation import Validator
 
 _SYNC_EVERY = 16
 """Steps between agreements of several processes on whether to stop."""
@@ -63,7 +63,7 @@ class Session:
             self.ledger.trackers = open_trackers(self.recipe.trackers, self.run.path, dump(self.recipe))
         self._interrupts.__enter__()
         self.bars.__enter__()
-        parameters = sum(p.numel() for p in self._local.parameters())
+        parameters = sum(p.numel() for p in self.local.parameters())
         images, steps = len(self.loader.image_set), self.loader.steps_per_epoch
         self.bars.say(
             f"{self.recipe.model.name}: {parameters:,} parameters; {self.recipe.epochs} x {steps} steps, "
@@ -82,8 +82,11 @@ class Session:
             tracker.close()
 
     def method(self, progress: float) -> Any:
-        """What trains at ``progress``: the recipe's method, or what a phase of its regime makes of it."""
+        """What trains at ``progress``: the recipe's method, or what a phase of its regime or a recovery makes of it."""
         state = self.progress
+        if state.recovery:
+            state.recovery_steps += 1
+            return in_recovery(self.recipe.method, self.recipe.guards.recovery_steps)
         state.phase = self.recipe.regime.phase(progress, state.phase)
         state.phase_steps[str(state.phase)] = state.phase_steps.get(str(state.phase), 0) + 1
         return self.recipe.regime.method(self.recipe.method, state.phase)
@@ -115,14 +118,15 @@ class Session:
         state, recipe = self.progress, self.recipe
         state.epoch += 1
         state.step_in_epoch = 0
+        recovering, state.recovery = state.recovery > 0, max(0, state.recovery - 1)
         noted = memories.end_epoch(recipe, self.memory)
-        measured = self._measure()
+        found = measured(self)
         if state.epoch % recipe.checkpoint.every and state.epoch < recipe.epochs:
             return
-        module = self._evaluated_module()
-        validation = self._validate(module)
+        module = evaluated_module(self)
+        validation = validated(self, module)
         state.last = {"epoch": state.epoch, **validation}
-        metric = self._metric()
+        metric = metric_of(recipe)
         better = state.best is None or validation[metric] > state.best[metric]
         if better:
             state.best = dict(state.last)
@@ -132,83 +136,85 @@ class Session:
                 write_weights(self.run.checkpoints / "best.safetensors", module)
         lr = self.optimizer.param_groups[0]["lr"]
         self._average_tally()
-        noted |= {"measures": measured} if recipe.measures else {}
+        noted |= {"measures": found} if recipe.measures else {}
+        noted |= {"recovering": True} if recovering else {}
         self.ledger.close_epoch(state.epoch, state.step, state.step / self.total_steps, lr, validation, noted)
-        self.save()
+        meet_collapse(self)
+        guards = recipe.guards
+        self.save(sound=guards.catastrophic == "rollback" and not guards.collapse.suspects(self.ledger.history))
+
+    @property
+    def done(self) -> bool:
+        """Whether no epoch is left to train."""
+        return self.progress.collapsed or self.progress.epoch >= self.recipe.epochs
 
     def finish(self) -> None:
         """Hand on the chosen weights."""
         if self.fabric.is_global_zero:
-            chosen = self.run.checkpoints / f"{self.recipe.checkpoint.select}.safetensors"
+            select = "best" if self.progress.collapsed else self.recipe.checkpoint.select
+            chosen = self.run.checkpoints / f"{select}.safetensors"
             files.write_bytes(self.run.weights, chosen.read_bytes())
             cost = saved(self.recipe, self.progress.phase_steps) if self.recipe.regime.phases else None
             attacked = min(self.recipe.evaluation.validation_examples, len(self.validator.images))
             found = overfitting(self.ledger.history, attacked) if hasattr(self.recipe.method, "attack") else None
             self.run.write_info(
-                status="finished", selected=self.recipe.checkpoint.select, phases=cost, overfitting=found
-            )
+                status="finished", selected=select, phases=cost, overfitting=found,
+                recovery_steps=self.progress.recovery_steps,
+            )  # fmt: skip
             if found is not None:
                 self.bars.say(overfitting_text(found))
         self.fabric.barrier()
 
-    def save(self) -> None:
-        """One checkpoint from which ``_restore`` continues exactly."""
+    def save(self, *, sound: bool = False) -> None:
+        """One checkpoint from which ``restore`` continues exactly; ``sound``: one that ``go_back`` may return to."""
         state, now = self.progress, time.monotonic()
         state.seconds, self._clock = state.seconds + now - self._clock, now
         self._average_tally()
         state.sums = self.ledger.sums()
-        content = snapshot.take(
-            self.fabric, self.recipe_hash, state, self._local, self.optimizer, self.averager, self.memory
-        )
+        content = snapshot.take(self.fabric, self.recipe_hash, state, *self._state)
         if self.fabric.is_global_zero:
-            self.checkpoints.save(state.step, content)
+            self.checkpoints.save(state.step, content, sound=sound)
             self._write_progress()
         self.fabric.barrier()
 
-    def roll_back(self, error: NonFinite) -> None:
-        """Return to the last checkpoint with a lower learning rate.
+    def go_back(self) -> bool:
+        """Return to the newest sound checkpoint with a lower learning rate; False if there is none.
 
-        Raises:
-            NonFinite: If the guards say stop, or too often already, or nothing was saved yet.
+        The best weights so far stay what they are.
         """
-        guards, done = self.recipe.guards, self.progress.rollbacks
-        last = self.checkpoints.newest()
-        detail = f"{error}; last good checkpoint: {last}"
-        if guards.nonfinite == "stop" or done >= guards.max_rollbacks or last == "none":
-            self._warn("nonfinite", detail)
-            if self.fabric.is_global_zero:
-                self.run.write_info(status="stopped")
-            error.checkpoint = last
-            raise error
-        factor = self.progress.lr_factor * guards.rollback_factor
-        self.restore()
-        self.progress.rollbacks, self.progress.lr_factor = done + 1, factor
-        # Logged at the step of the checkpoint, or the next resume would forget them with the steps that it repeats
-        self._warn("nonfinite", detail)
-        self._warn("rollback", f"back to step {self.progress.step}, lr times {factor:g}")
+        before = self.progress
+        if not self.restore(sound=True):
+            return False
+        self.progress.best, self.progress.rollbacks = before.best, before.rollbacks + 1
+        self.progress.lr_factor = before.lr_factor * self.recipe.guards.rollback_factor
+        return True
 
     @property
     def _state(self) -> tuple[nn.Module, Any, Averager | None, Memory]:
         """What of a checkpoint changes with every step."""
-        return self._local, self.optimizer, self.averager, self.memory
+        return self.local, self.optimizer, self.averager, self.memory
 
     @property
-    def _local(self) -> nn.Module:
+    def local(self) -> nn.Module:
+        """The net in this process, as it is trained."""
         return local_module(self.model)
 
-    def restore(self) -> None:
-        """Continue from the newest checkpoint, if there is one."""
-        content, refused = self.checkpoints.load(self.recipe_hash)
+    def restore(self, *, sound: bool = False) -> bool:
+        """Continue from the newest checkpoint, or from the newest sound one; False if there is none."""
+        content, refused = self.checkpoints.load(self.recipe_hash, sound=sound)
         for line in refused:
             self.bars.say(f"warning: {line}")
         if content is not None:
             self.progress = snapshot.put_back(self.fabric, content, *self._state)
             if self.fabric.is_global_zero:
                 self._write_progress()  # a kill may have come between the checkpoint and run.json
+        elif sound:
+            return False
         self._guard.reset()
         state = self.progress
         self.ledger.restore(state.sums, state.step, self.fabric.device)
         self._clock = time.monotonic()
+        return content is not None
 
     def _average_tally(self) -> None:
         if self.fabric.world_size > 1:
@@ -228,58 +234,8 @@ class Session:
         self.bars.show("epoch", here * size, whole * size, note=f"epoch {state.epoch + 1}", unit="images")
         self.bars.show("run", state.step, self.total_steps, note=note, unit="steps")
 
-    def _evaluated_module(self) -> nn.Module:
-        statistics.average_over_processes(self.fabric, self._local)
-        module = self._local if self.averager is None else self.averager.module
-        anew = self.recipe.model.batchnorm
-        if anew is not None and anew.reestimate is not None:
-            module = copy.deepcopy(module)
-            self._estimate(module, source=anew.reestimate, batches=anew.batches)
-        elif self.averager and isinstance(self.recipe.averaging, SWA) and self.averager.updates:
-            self._estimate(module)
-        if module is not self._local:
-            statistics.average_over_processes(self.fabric, module)
-        return module
-
-    def _estimate(self, module: nn.Module, **how: Any) -> None:
-        state = self.progress
-        if statistics.has_statistics(module):
-            where = state.epoch, self.num_classes, state.step
-            statistics.estimate(module, self.recipe, self.loader, *where, self.memory, **how)
-
-    def _validate(self, module: nn.Module) -> dict[str, float]:
-        # Compiled graphs are for the shapes of training; here they would only be compiled anew
-        with torch.compiler.set_stance("force_eager"):
-            counts = self.validator.counts(module)
-        if self.fabric.world_size > 1:
-            counts = {name: self.fabric.all_reduce(value, reduce_op="sum") for name, value in counts.items()}
-        return accuracies(counts) | {name: float(value) for name, value in domain_distance(module).items()}
-
-    def _measure(self) -> dict[str, float]:
-        """What the measures that are due say of the net, the same in every process; it may end a phase."""
-        state, recipe = self.progress, self.recipe
-        due = [m for m in recipe.measures if state.epoch % m.every == 0 or state.epoch == recipe.epochs]
-        if not due:
-            return {}
-        method, progress = recipe.regime.method(recipe.method, state.phase), state.step / self.total_steps
-        images = self.validator.images
-        probe = Probe(self._local, images, recipe, method, progress, self.fabric.device, self.memory)
-        with torch.compiler.set_stance("force_eager"):
-            found = {name: value for measure in due for name, value in measure(probe).items()}
-        if self.fabric.world_size > 1:
-            found = {n: float(self.fabric.all_reduce(torch.tensor(v), reduce_op="mean")) for n, v in found.items()}
-        if state.end_phase(recipe.regime, found):
-            self.bars.say(f"phase {state.phase} of {len(recipe.regime.phases)} begins: {found}")
-        return found
-
-    def _metric(self) -> str:
-        metric = self.recipe.checkpoint.metric
-        if metric == "auto":
-            metric = "robust" if hasattr(self.recipe.method, "attack") else "clean"
-            metric = metric if self.recipe.data.long_tail is None else f"balanced_{metric}"
-        return f"{metric}_accuracy"
-
-    def _warn(self, kind: str, detail: str) -> None:
+    def warn(self, kind: str, detail: str) -> None:
+        """Say it and log it at the step of the moment."""
         self.ledger.warn(self.progress.epoch, self.progress.step, kind, detail)
 
     def _leaving(self) -> bool:

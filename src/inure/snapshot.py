@@ -32,6 +32,12 @@ class Progress:
     """Steps made in each phase, by its number."""
     below: int = 0
     """Looks in a row at which what the phase waits for was small enough."""
+    recovery: int = 0
+    """Epochs still to be trained with PGD, after catastrophic overfitting."""
+    recovery_steps: int = 0
+    """Steps made so."""
+    collapsed: bool = False
+    """Whether training ends here for that reason."""
     seconds: float = 0.0
     best: dict[str, Any] | None = None
     last: dict[str, Any] | None = None

@@ -33,7 +33,7 @@ def estimate(
     torch.manual_seed(seed)
     method: Any = recipe.method
     memory = {name: value.clone() for name, value in memory.items()}
-    attacked, attack = copy.deepcopy(model), Regime().search(method, 1.0)
+    attacked = copy.deepcopy(model)
     norms = batch_norms(model)
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -42,6 +42,7 @@ def estimate(
     model.train()
     for _, (pixels, labels, rows) in zip(range(batches), loader.epoch(epoch), strict=False):
         batch = Batch(*to_batch(pixels, labels, recipe.augment, num_classes), rows, 1.0, memory)
+        attack = Regime().search(method, 1.0, radii=recipe.balance.radii(batch))
         clean = source == "clean"
         x_adv = None if clean else method.craft(attacked, batch, attack, recipe.balance.attack_at(batch))
         with torch.no_grad():

@@ -23,6 +23,7 @@ from .noise import mix_integers
 from .penalties import Forwards, Penalty, attack_terms, watched, with_penalties
 from .perturbation import Perturbation
 from .recipe import Recipe, load_recipe
+from .recovery import roll_back
 from .regime import Regime
 from .run import Run, command_line, default_out
 from .session import Session, local_module
@@ -163,11 +164,11 @@ def train(
 
 def _train(session: Session) -> None:
     """Epochs until the end, with rollbacks if the guards allow them."""
-    while session.progress.epoch < session.recipe.epochs:
+    while not session.done:
         try:
             _train_epoch(session)
         except NonFinite as error:
-            session.roll_back(error)  # raises if it may not
+            roll_back(session, error)  # raises if it may not
             continue
         session.end_epoch()
     session.finish()

@@ -8,17 +8,20 @@ from torch import Tensor, nn
 from .attacks import FGSM, PGD
 from .data import ImageSet
 from .losses import cross_entropy
+from .measures.alignment import gradient_alignment
 from .models.adapt import adapter_products, in_domain
 from .models.modes import attack_mode, frozen
 from .noise import CounterNoise
 from .recipe import EvaluationSettings
+from .threat import Linf
 
 _PROBE = 128
 _BATCH = 256
 
 
 class Validator:
-    """Clean accuracy of the whole split, PGD accuracy of its first images, FGSM accuracy of a fixed probe.
+    """Clean accuracy of the whole split, PGD accuracy of its first images, and of a fixed probe what tells a net that
+    overfits to a single step: FGSM accuracy, and under Linf how well the loss's gradients agree within the ball.
 
     A net with domains is measured in two of them: clean accuracy in the clean one, the others in the robust one.
 
@@ -58,6 +61,7 @@ class Validator:
             attacked = torch.cat([attacked, _first_of_missing_classes(images.labels, order, len(attacked))])
         self._attacked = attacked[rank::world_size]
         self._probe = order[: min(_PROBE, settings.validation_examples)][rank::world_size]
+        self._linf = settings.threat.epsilon if isinstance(settings.threat, Linf) else None
         self._pgd = PGD(threat=settings.threat, steps=settings.validation_steps)
         self._fgsm = FGSM(threat=settings.threat)
 
@@ -73,12 +77,14 @@ class Validator:
             rest = self._attacked[len(self._probe) :]
             others, _ = self._measure(robust, rest, self._pgd)
             fgsm, _ = self._measure(robust, self._probe, self._fgsm)
+            aligned = {} if self._linf is None else {"alignment": self._alignment(robust, self._linf)}
         return {
             "clean": right,
             "clean_loss": loss,
             "robust": probe_pgd + others,
             "probe_pgd": probe_pgd.sum(),
             "fgsm": fgsm.sum(),
+            **aligned,
             "probe": torch.tensor(float(len(self._probe)), device=self._device),
             "all": self._of_each_class(self._rows),
             "attacked": self._of_each_class(self._attacked),
@@ -87,15 +93,23 @@ class Validator:
     def _of_each_class(self, rows: Tensor) -> Tensor:
         return torch.bincount(self.images.labels[rows], minlength=self.images.num_classes).float().to(self._device)
 
+    def _alignment(self, model: nn.Module, epsilon: float) -> Tensor:
+        """The cosine of ``gradient_alignment`` times the images that it is the mean of."""
+        x, y, noise = self._images(self._probe)
+        return gradient_alignment(model, x, y, epsilon=epsilon, noise=noise) * len(x) if len(x) else x.new_zeros(())
+
+    def _images(self, rows: Tensor) -> tuple[Tensor, Tensor, CounterNoise]:
+        x = self.images.batch(rows).to(self._device).float().div(255)
+        noise = CounterNoise(0, self.images.index[rows].to(self._device))
+        return x, self.images.labels[rows].to(self._device), noise
+
     def _measure(self, model: nn.Module, rows: Tensor, attack: Any) -> tuple[Tensor, Tensor]:
         """Right answers of each class, (K,), and the sum of the losses."""
         right = torch.zeros(self.images.num_classes, device=self._device)
         loss = torch.zeros((), device=self._device)
         for chosen in rows.split(_BATCH) if len(rows) else ():
-            x = self.images.batch(chosen).to(self._device).float().div(255)
-            y = self.images.labels[chosen].to(self._device)
+            x, y, noise = self._images(chosen)
             if attack is not None:
-                noise = CounterNoise(0, self.images.index[chosen].to(self._device))
                 x = attack(model, x, y, noise=noise)
             with torch.no_grad():
                 logits = model(x)
@@ -128,6 +142,7 @@ def accuracies(counts: dict[str, Tensor]) -> dict[str, float]:
     c = {name: value.double().cpu() for name, value in counts.items()}
     sums = {name: float(value.sum()) for name, value in c.items()}
     clean, robust = (c[right][c[of] > 0] / c[of][c[of] > 0] for right, of in (("clean", "all"), ("robust", "attacked")))
+    aligned = {"alignment": sums["alignment"] / max(sums["probe"], 1)} if "alignment" in sums else {}
     return {
         "clean_accuracy": sums["clean"] / max(sums["all"], 1),
         "clean_loss": sums["clean_loss"] / max(sums["all"], 1),
@@ -137,6 +152,7 @@ def accuracies(counts: dict[str, Tensor]) -> dict[str, float]:
         "balanced_clean_accuracy": float(clean.mean()),
         "balanced_robust_accuracy": float(robust.mean()),
         "worst_class_robust_accuracy": float(robust.min()),
+        **aligned,
     }
 
 

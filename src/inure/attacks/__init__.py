@@ -11,6 +11,7 @@ from .fgsm import FGSM
 from .gradient import input_gradient
 from .multi_grad import MultiGrad
 from .n_fgsm import NFGSM
+from .noisy_fgsm import NoisyFGSM
 from .pgd import PGD
 from .pyramid import Pyramid
 from .square import Square
@@ -18,9 +19,9 @@ from .targeted import Targeted
 from .transferred import Transferred
 from .zero_grad import ZeroGrad
 
-Attack = Annotated[FGSM | NFGSM | ZeroGrad | MultiGrad | PGD | APGD | Pyramid, Field(discriminator="kind")]
+Attack = Annotated[FGSM | NFGSM | NoisyFGSM | ZeroGrad | MultiGrad | PGD | APGD | Pyramid, Field(discriminator="kind")]
 """What a method may search with."""
-ATTACKS = (FGSM, NFGSM, ZeroGrad, MultiGrad, PGD, APGD, Pyramid, Square, Targeted, FAB, DDN, Transferred)
+ATTACKS = (FGSM, NFGSM, NoisyFGSM, ZeroGrad, MultiGrad, PGD, APGD, Pyramid, Square, Targeted, FAB, DDN, Transferred)
 
 __all__ = [
     "APGD",
@@ -32,6 +33,7 @@ __all__ = [
     "PGD",
     "Attack",
     "MultiGrad",
+    "NoisyFGSM",
     "Pyramid",
     "Square",
     "Targeted",

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..config import Real, Whole
 from ..models.modes import AttackMode, attack_mode
+from ..noise import CounterNoise
 from ..types import Batch, Criterion, Search
 from .measure import Measured, Probe
 
@@ -143,11 +144,11 @@ class GradientStability(Measured):
 
     def __call__(self, probe: Probe) -> dict[str, float]:
         """Of the method's own loss; a method with a memory is asked for the loss at the attack's images alone."""
-        batch, noise = probe.batch(self.examples)
+        batch, _ = probe.batch(self.examples)
         criteria = probe.recipe.balance.attack_at(batch), probe.recipe.balance.train_at(batch)
 
         def plain(model: nn.Module) -> Tensor:
-            return criteria[1](model(probe.attacked(batch, noise)), batch.y).mean()
+            return criteria[1](model(probe.attacked(batch, CounterNoise(0, batch.index))), batch.y).mean()
 
         own = objective_of(probe.method, batch, probe.search, craft_criterion=criteria[0], criterion=criteria[1])
         objective = plain if hasattr(probe.method, "remember") else own

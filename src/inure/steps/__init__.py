@@ -1,6 +1,7 @@
 """Step functions of methods whose order of steps is another than ``train_step``'s; a method names its own ``step``."""
 
 from .fast_adv_prop import fast_adv_prop_step
+from .free import free_step
 from .update import clip_and_update
 
-__all__ = ["clip_and_update", "fast_adv_prop_step"]
+__all__ = ["clip_and_update", "fast_adv_prop_step", "free_step"]

@@ -1,7 +1,7 @@
 """The runs of a study, in the order in which they are begun, and the record that each leaves when it is done."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ class Job:
     """Those before, which it starts from."""
     suite: str | None = None
     """What it is evaluated with; None is the recipe's."""
+    also: tuple[str, ...] = ()
+    """Further suites."""
     is_cell: bool = True
     """Whether it is evaluated at all."""
 
@@ -76,7 +78,16 @@ def jobs_of(study: Study, out: Path) -> list[Job]:
             folder = out / BEFORE / slug(name) / f"seed{seed}"
             before[name, seed] = _job(f"before: {name}", part.base, part.set, seed, folder, before, is_cell=False)
     cells = [
-        _job(cell.name, cell.base, cell.overrides, seed, run_folder(out, cell.name, seed), before, suite=study.suite)
+        _job(
+            cell.name,
+            cell.base,
+            cell.overrides,
+            seed,
+            run_folder(out, cell.name, seed),
+            before,
+            suite=study.suite,
+            also=study.also,
+        )
         for cell in study.cells()
         for seed in study.seeds
     ]
@@ -116,17 +127,21 @@ def run_job(job: Job, failures: Mapping[Path, str], *, quiet: bool) -> dict[str,
     if not job.is_cell:
         return {"failure": None}
     devices = 1 if job.recipe.engine.devices == "auto" else job.recipe.engine.devices
-    summary = evaluate_target(str(run.path), suite=job.suite, devices=devices, resume=True, quiet=True)[1]
-    return {"failure": None, **{quantity: summary[quantity] for quantity in QUANTITIES}}
+    found = {
+        suite: evaluate_target(str(run.path), suite=suite, devices=devices, resume=True, quiet=True)[1]
+        for suite in (job.suite, *job.also)
+    }
+    also = {suite: found[suite]["robust_accuracy"] for suite in job.also}
+    return {"failure": None, **{quantity: found[job.suite][quantity] for quantity in QUANTITIES}, "also": also}
 
 
 def _job(
     name: str, base: str, overrides: list[str], seed: int, folder: Path, before: Mapping[tuple[str, int], Job],
-    *, suite: str | None = None, is_cell: bool = True,
+    *, suite: str | None = None, also: Sequence[str] = (), is_cell: bool = True,
 ) -> Job:  # fmt: skip
     needs = tuple(before[need, seed] for need in places_in(overrides))
     # Whole paths: processes that share a study may have been started in different folders
     folders = {need: job.folder.resolve() for (need, of), job in before.items() if of == seed}
     filled = [fill_places(override, folders) for override in overrides]
     recipe = load_recipe(base, [*filled, f"seed={seed}"])
-    return Job(name, seed, recipe, folder, needs, suite, is_cell)
+    return Job(name, seed, recipe, folder, needs, suite, tuple(also), is_cell)

@@ -1,0 +1,66 @@
+"""What is done when training goes wrong: ``guards.nonfinite`` and ``guards.catastrophic``."""
+
+from typing import TYPE_CHECKING, Any
+
+from .attacks import PGD
+from .errors import NonFinite
+from .regime import with_attack
+
+if TYPE_CHECKING:
+    from .session import Session
+
+
+def roll_back(session: "Session", error: NonFinite) -> None:
+    """Return to the last checkpoint with a lower learning rate.
+
+    Raises:
+        NonFinite: If the guards say stop, or too often already, or nothing was saved yet.
+    """
+    guards, done = session.recipe.guards, session.progress.rollbacks
+    last = session.checkpoints.newest()
+    detail = f"{error}; last good checkpoint: {last}"
+    if guards.nonfinite == "stop" or done >= guards.max_rollbacks or last == "none":
+        session.warn("nonfinite", detail)
+        if session.fabric.is_global_zero:
+            session.run.write_info(status="stopped")
+        error.checkpoint = last
+        raise error
+    factor = session.progress.lr_factor * guards.rollback_factor
+    session.restore()
+    session.progress.rollbacks, session.progress.lr_factor = done + 1, factor
+    # Logged at the step of the checkpoint, or the next resume would forget them with the steps that it repeats
+    session.warn("nonfinite", detail)
+    session.warn("rollback", f"back to step {session.progress.step}, lr times {factor:g}")
+
+
+def in_recovery(method: Any, steps: int) -> Any:
+    """What trains for the epochs of a recovery: ``method`` with PGD of at least so many steps."""
+    steps = max(steps, getattr(method.attack, "steps", 1))
+    return with_attack(method, PGD(threat=method.attack.threat, steps=steps))
+
+
+def meet_collapse(session: "Session") -> None:
+    """Act on the newest validation, the same in every process; the checkpoint that follows holds what was decided.
+
+    To come back is not enough: the same steps with the same seeds would collapse again. So a rollback goes on with a
+    lower learning rate, after some epochs with PGD. Where there is nothing sound to go back to, or the rollbacks are
+    used up, training ends.
+    """
+    guards, state, history = session.recipe.guards, session.progress, session.ledger.history
+    if guards.catastrophic == "warn" or not guards.collapse.found(history):
+        return
+    epochs, steps, detail = guards.recovery_epochs, guards.recovery_steps, guards.collapse.text(history)
+    training = f"{epochs} {'epoch' if epochs == 1 else 'epochs'} of PGD-{steps}"
+    if guards.catastrophic == "switch":
+        if not session.done:
+            state.recovery = epochs
+            session.warn("switch", training)
+    elif guards.catastrophic == "rollback" and state.rollbacks < guards.max_rollbacks and session.go_back():
+        state = session.progress
+        state.recovery = epochs
+        # Logged at the step of the checkpoint: what comes after it was forgotten
+        session.warn("catastrophic_overfitting", detail)
+        session.warn("rollback", f"back to step {state.step}, lr times {state.lr_factor:g}, {training}")
+    else:
+        state.collapsed = True
+        session.warn("stop", "the weights with the best accuracy so far are handed on")

@@ -1,0 +1,89 @@
+"""The step of free adversarial training (Shafahi et al., 2019, arXiv:1904.12843): one backward for both gradients."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..averaging import Averager
+from ..balance import Balance
+from ..memory import read_slots, write_slots
+from ..threat import per_image
+from ..types import Batch, Crafting
+from .update import clip_and_update
+
+DELTA = "free.delta"
+"""(B, C, H, W), B over all processes: the perturbation of each place in a minibatch, in pixel units."""
+
+
+def free_step(
+    fabric: Any,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    *,
+    method: Any,
+    balance: Balance,
+    regime: Any,
+    crafting: Crafting | None = None,
+    penalties: Sequence[object] = (),
+    perturbation: object | None = None,
+    averager: Averager | None = None,
+    clip_norm: float | None = None,
+) -> dict[str, Tensor]:
+    """M replays of the batch, each one forward and one full backward, and nothing else.
+
+    A replay: the loss at clamp(x + delta, 0, 1); its backward gives the gradient of the weights and that of delta,
+    which is zero where x + delta lies beyond 0 or 1 (not where it lies at them, whatever torch's clamp says: its
+    gradient there is another in every version); the weights make their step (clipped, averaged); delta becomes
+    clamp(delta + step_size * sign(its gradient), -epsilon, epsilon). So the weights descend at the delta of the
+    replay before. All replays have the batch's learning rate.
+
+    Args:
+        fabric: Gives the (synchronised) backward.
+        model: The net as wrapped by Fabric.
+        optimizer: Its gradients are cleared before each replay.
+        batch: Images in [0, 1], labels, rows, progress, and the memory with delta.
+        method: A ``Free``.
+        balance: Its ``train`` criterion is minimised and climbed.
+        regime: How large epsilon is at this progress.
+        crafting: None; the recipe refuses it.
+        penalties: Empty; the recipe refuses them.
+        perturbation: None; the recipe refuses it.
+        averager: The weights that will be evaluated; told of every replay.
+        clip_norm: Global L2 norm to clip at.
+
+    Returns:
+        0-d tensors to log, on the device: means over the replays.
+    """
+    assert crafting is None, "the attack's pass trains too"
+    assert perturbation is None, "the attack's pass trains too"
+    assert not penalties, "the attack's pass trains too"
+    criterion, radii = balance.train_at(batch), balance.radii(batch)
+    attack = regime.scale(method.attack, batch.progress)
+    epsilon = attack.threat.epsilon if radii is None else attack.threat.epsilon * radii
+    step_size = attack.threat.epsilon if attack.step_size is None else attack.step_size
+    radius = torch.zeros_like(batch.x[:, :1, :1, :1]) + per_image(epsilon, batch.x)
+    step = per_image(step_size if radii is None else step_size * radii, batch.x)
+    delta = torch.clamp(read_slots(batch.memory[DELTA], len(batch.x)).to(batch.x), -radius, radius)
+    losses, norms = [], []
+    for _ in range(method.replays):
+        moved = batch.x + delta
+        x_adv = moved.clamp(0, 1).requires_grad_()
+        optimizer.zero_grad(set_to_none=True)
+        logits = model(x_adv)
+        loss = criterion(logits, batch.y).mean()
+        fabric.backward(loss)
+        norms.append(clip_and_update(model, optimizer, clip_norm))
+        if averager is not None:
+            assert isinstance(model.module, nn.Module)
+            averager.update(model.module, batch.progress)
+        assert x_adv.grad is not None
+        inside = (moved >= 0) & (moved <= 1)
+        delta = torch.clamp(delta + step * x_adv.grad.sign() * inside, -radius, radius)
+        losses.append(loss.detach())
+        if balance.counter is not None and hasattr(balance.counter, "observe"):
+            balance.counter.observe(batch, logits.detach())
+    write_slots(batch.memory[DELTA], delta)
+    return {"loss": torch.stack(losses).mean(), "grad_norm": torch.stack(norms).mean()}

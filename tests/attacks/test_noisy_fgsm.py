@@ -1,0 +1,76 @@
+"""FGSM from anisotropic noise: its limits, where its noise lies, and how large it is."""
+
+import numpy as np
+import pytest
+import torch
+
+from inure.attacks import FGSM, NoisyFGSM, input_gradient
+from inure.errors import UserError
+from inure.losses import cross_entropy
+from inure.threat import Linf
+from tiny import noise_of
+
+LINF = Linf(epsilon=0.05)
+
+
+def test_without_noise_it_is_fgsm_bit_for_bit(net, batch):
+    plain = FGSM(threat=LINF)(net, batch.x, batch.y)
+    for scale in ("data", "gradient"):
+        assert torch.equal(NoisyFGSM(threat=LINF, noise=0, scale=scale)(net, batch.x, batch.y), plain)
+
+
+@pytest.mark.parametrize("scale", ["data", "gradient", "file"])
+def test_the_noise_is_that_large_and_lies_where_the_scale_says(net, tmp_path, scale):
+    generator = torch.Generator().manual_seed(0)
+    spread = 0.1 * torch.rand(3, 6, 6, generator=generator)
+    x = 0.5 + spread * (2 * torch.rand(4000, 3, 6, 6, generator=generator) - 1)
+    y = torch.zeros(4000, dtype=torch.long)
+    file = None
+    if scale == "data":
+        expected = (x - x.mean(0)).square().mean(0).sqrt()
+    elif scale == "gradient":
+        expected = input_gradient(net, x, y, cross_entropy)[0].abs().mean(0)
+    else:
+        expected, file = spread, str(tmp_path / "scale.npy")
+        np.save(file, spread.numpy())
+    expected = expected / expected.square().mean().sqrt()
+    attack = NoisyFGSM(threat=LINF, noise=0.5, scale=scale, file=file, step_size=0)
+    torch.manual_seed(0)
+    found = (attack(net, x, y) - x).square().mean(0).sqrt()
+    assert found.square().mean().sqrt().item() == pytest.approx(0.5 * 0.05, rel=0.01)
+    assert torch.allclose(found, 0.5 * 0.05 * expected, rtol=0.1, atol=1e-3)
+
+
+def test_images_that_do_not_differ_get_the_same_noise_everywhere(net):
+    x, y = torch.full((200, 3, 6, 6), 0.5), torch.zeros(200, dtype=torch.long)
+    torch.manual_seed(0)
+    moved = NoisyFGSM(threat=LINF, step_size=0)(net, x, y) - x
+    assert moved.std().item() == pytest.approx(0.05, rel=0.05)
+
+
+def test_the_step_follows_the_gradient_at_the_noisy_image_and_clip_returns_to_the_ball(net, batch):
+    still = NoisyFGSM(threat=LINF, step_size=0)(net, batch.x, batch.y, noise=noise_of(batch))
+    x_adv = NoisyFGSM(threat=LINF, step_size=0.03)(net, batch.x, batch.y, noise=noise_of(batch))
+    grad, _, _ = input_gradient(net, still, batch.y, cross_entropy)
+    assert torch.equal(x_adv, (still + 0.03 * grad.sign()).clamp(0, 1))
+    clipped = NoisyFGSM(threat=LINF, step_size=0.03, clip=True)(net, batch.x, batch.y, noise=noise_of(batch))
+    assert LINF.distance(clipped, batch.x).max() <= 0.05 + 1e-6
+    assert LINF.distance(x_adv, batch.x).max() > 0.06
+
+
+def test_a_file_that_does_not_fit_is_refused_in_one_line(net, batch, tmp_path):
+    with pytest.raises(UserError, match="file: got None; allowed a .npy file with scale=file"):
+        NoisyFGSM(scale="file")
+    with pytest.raises(UserError, match="file: got a.npy; allowed a .npy file with scale=file, else nothing"):
+        NoisyFGSM(file="a.npy")
+    for name, numbers, message in (
+        ("shape", np.ones((2, 6, 6)), r"of shape \(2, 6, 6\); allowed what broadcasts to \(3, 6, 6\)"),
+        ("sign", -np.ones((3, 6, 6)), "not negative"),
+        ("infinite", np.full((3, 6, 6), np.inf), "finite"),
+    ):
+        file = str(tmp_path / f"{name}.npy")
+        np.save(file, numbers)
+        with pytest.raises(UserError, match=message):
+            NoisyFGSM(threat=LINF, scale="file", file=file)(net, batch.x, batch.y)
+    with pytest.raises(UserError, match="a .npy file of numbers"):
+        NoisyFGSM(threat=LINF, scale="file", file=str(tmp_path / "none.npy"))(net, batch.x, batch.y)
