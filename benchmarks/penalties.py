@@ -38,43 +38,40 @@ NETS = {
     "resnet18": Model(name="preact_resnet18"),
     "wrn10_1": Model(name="wrn10_1"),
 }
-EXAMPLES, CLASSES, WIDTH, ANCHORS_OF = 50_000, 10, 512, 128
+EXAMPLES, CLASSES, WIDTH, SIZE = 50_000, 10, 512, 128
 LONG_TAILED = torch.tensor([5000.0, 3237, 2096, 1357, 878, 568, 368, 238, 154, 100], dtype=torch.float64)
 TE = TemporalEnsembling(start=0, end=0)
 
 
 def tail_loop(tail: TAIL, z: Tensor, y: Tensor, counts: Tensor) -> Tensor:
-    """TAIL anchor by anchor and pair by pair; faithful to the code with one divergence for each anchor."""
-    rare, v, log_probs = tail.rare(counts), (counts.sum() / counts).sqrt(), z.log_softmax(1)
+    """TAIL anchor by anchor and pair by pair; of ``faithful`` every pair has the one divergence of its anchor."""
+    rare, v, log_probs = tail.rare(counts), (counts.sum() / counts).sqrt().to(z.dtype), z.log_softmax(1)
     total, anchors = z.new_zeros(()), 0
     for b in range(len(y)):
         if not rare[y[b]].item():
             continue
         anchor, anchors = z[b].detach().softmax(0), anchors + 1
         divergence = F.kl_div(log_probs, anchor.expand_as(z), reduction="none").mean()
-        signed = z.new_zeros(())
         for j in range(len(y)):
-            sign = -1 if y[j].item() == y[b].item() else 1
-            pair = sign * (v[y[b]] + v[y[j]]).to(z.dtype)
             if tail.reduction == "pairwise":
-                pair = pair * F.kl_div(log_probs[j], anchor, reduction="sum")
-            signed = signed + pair
-        total = total + (signed / len(y) if tail.reduction == "pairwise" else divergence * signed / len(y))
+                divergence = F.kl_div(log_probs[j], anchor, reduction="sum")
+            sign = -1 if y[j].item() == y[b].item() else 1
+            total = total + sign * (v[y[b]] + v[y[j]]) * divergence / len(y)
     return tail.sign * tail.weight * total / max(anchors, 1)
 
 
 class Tails:
-    """A batch of a long-tailed CIFAR-10 (imbalance 50), and TAIL of it both ways, with its gradient."""
+    """A batch of a long-tailed CIFAR-10 (imbalance 50), drawn as it is or balanced; TAIL of it, with its gradient."""
 
-    def __init__(self, tail: TAIL, device: str) -> None:
+    def __init__(self, tail: TAIL, balanced: bool, device: str) -> None:
         torch.manual_seed(0)
         self.tail, self.counts = tail, LONG_TAILED.to(device)
-        self.z = torch.randn(ANCHORS_OF, WIDTH, device=device, requires_grad=True)
-        self.y = torch.multinomial(LONG_TAILED, ANCHORS_OF, replacement=True).to(device)
+        self.z = torch.randn(SIZE, WIDTH, device=device, requires_grad=True)
+        shares = torch.ones_like(LONG_TAILED) if balanced else LONG_TAILED
+        self.y = torch.multinomial(shares, SIZE, replacement=True).to(device)
         batch = Batch(self.z, self.y, self.y, 0.5, {memory.CLASS_COUNTS: self.counts})
-        self.outer = Outer(
-            torch.nn.Identity(), PGDAT(), batch, self.z, self.z, None, self.z, None, cross_entropy
-        )  # fmt: skip
+        net = torch.nn.Identity()
+        self.outer = Outer(net, PGDAT(), batch, self.z, self.z, None, self.z, None, cross_entropy)
 
     def vectorised(self) -> Tensor:
         """The penalty of the library."""
@@ -180,11 +177,13 @@ def main() -> None:
         return seconds([*parts], times * options.repetitions, options.device, of)
 
     console = Console()
-    for tail in (TAIL(), TAIL(reduction="pairwise")):
-        tails = Tails(tail, options.device)
-        assert torch.allclose(tails.vectorised(), tails.looped(), rtol=1e-3, atol=1e-7)
-        looped, vectorised = timed(tails.looped, tails.vectorised, times=10, of=min)
-        row(f"TAIL {tail.reduction}, loop, B {ANCHORS_OF}, D {WIDTH}", looped, "vectorised", vectorised)
+    for balanced in (False, True):
+        for tail in (TAIL(), TAIL(reduction="pairwise")):
+            tails = Tails(tail, balanced, options.device)
+            assert torch.allclose(tails.vectorised(), tails.looped(), rtol=1e-3, atol=1e-7)
+            looped, vectorised = timed(tails.looped, tails.vectorised, times=5, of=min)
+            rare = int(tail.rare(tails.counts)[tails.y].sum())
+            row(f"TAIL {tail.reduction}, loop, B {SIZE}, D {WIDTH}, {rare} rare", looped, "vectorised", vectorised)
     steps = Steps(options.net, options.batch, options.device, options.precision)
     pgd = PGD(threat=LINF, steps=10)
     whole, passes, plain = timed(steps.step(pgd, TE), steps.passes(10, clean=True), steps.step(pgd))

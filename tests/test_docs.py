@@ -19,6 +19,7 @@ from inure.balance import CRITERIA
 from inure.commands import app
 from inure.config import Settings
 from inure.models.adapters import ADAPTERS
+from inure.penalties import PENALTIES
 from inure.perturbation import PERTURBATIONS
 from warm_commands import Shell, warm_shell
 
@@ -201,7 +202,7 @@ KINDS = {
         "methods": inure.methods.METHODS,
         "attacks": inure.attacks.ATTACKS,
         "optimizers": inure.optimizers.OPTIMIZERS,
-        "joints": (*PERTURBATIONS, *AVERAGINGS, *CRITERIA),
+        "joints": (*PERTURBATIONS, *AVERAGINGS, *CRITERIA, *PENALTIES),
     }.items()
 }
 KINDS["adapters"] = [*ADAPTERS]

@@ -25,7 +25,7 @@ LONG_TAILED = {"cifar10_lt50": 10, "cifar100_lt10": 100}
 SIZES |= dict.fromkeys(LONG_TAILED, 32)
 SINGLE_STEP = ("fgsm", "rs_fgsm", "n_fgsm", "zero_grad", "multi_grad", "grad_align", "free", "fgsm_pgi")
 SUCCESSORS = (
-    "mo_", "singh_", "debenedetti_", "te_", "random_labels_", "noisy_labels", "long_tail", *SINGLE_STEP,
+    "mo_", "singh_", "debenedetti_", "te_", "random_labels", "noisy_labels", "long_tail", *SINGLE_STEP,
 )  # fmt: skip
 """What recipes begin with that are called after a paper, an attack or what they are for, not after a method."""
 
@@ -112,6 +112,33 @@ def test_trades_and_mart_have_the_numbers_of_their_papers():
     assert (trades.beta, mart.beta, load_recipe("cifar10/mart_wrn28_10").method.beta) == (6, 5, 6)
     for method in (trades, mart):
         assert (method.attack.start, method.attack.start_std, method.attack_mode) == ("gaussian", 1e-3, "eval")
+
+
+def test_temporal_ensembling_has_the_numbers_of_dong_et_al():
+    built, trades = load_recipe("cifar10/te_resnet18"), load_recipe("cifar10/te_trades_resnet18")
+    for recipe in (built, trades):
+        assert (recipe.epochs, recipe.batch_size) == (200, 128)
+        assert (recipe.model.name, recipe.model.mean, recipe.model.std) == ("cifar_resnet18", None, None)
+        assert (recipe.augment.crop_padding, recipe.augment.crop_mode, recipe.augment.flip) == (4, "zeros", True)
+        assert factors(recipe.schedule, 0, 99, 100, 149, 150, 199, of=200) == [1, 1, 0.1, 0.1, 0.01, 0.01]
+        sgd = recipe.optimizer
+        assert (sgd.lr, sgd.momentum, sgd.weight_decay, sgd.decay_all) == (0.1, 0.9, 5e-4, True)
+        (te,) = recipe.penalties
+        assert (te.kind, te.weight, te.momentum, te.on) == ("temporal_ensembling", 30, 0.9, "auto")
+        assert (te.start, te.end) == (89 / 200, 149 / 200)
+        assert recipe.method.attack_mode == "eval"
+    assert built.method.attack == PGD(threat=Linf(epsilon=8 / 255), steps=10, step_size=2 / 255, start="uniform")
+    assert (trades.method.beta, trades.method.attack.start) == (6, "gaussian")
+
+
+@pytest.mark.parametrize("method", ["pgd_at", "trades"])
+def test_random_labels_have_the_numbers_of_dong_et_al(method):
+    built = load_recipe(f"cifar10/random_labels_{method}_wrn28_10")
+    assert (built.epochs, built.batch_size, built.model.name, built.augment) == (300, 128, "wrn28_10", None)
+    assert (built.data.label_noise.kind, built.data.label_noise.rate) == ("symmetric", 1)
+    assert (built.optimizer.lr, built.optimizer.momentum, built.optimizer.weight_decay) == (0.1, 0.9, 0)
+    assert factors(built.schedule, 0, 99, 100, 199, 200, of=300) == [1, 1, 0.1, 0.1, 0.01]
+    assert (built.method.kind, built.method.attack.steps, built.method.attack_mode) == (method, 10, "eval")
 
 
 def test_the_digits_recipes_have_the_settings_of_the_trial():

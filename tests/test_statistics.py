@@ -28,7 +28,7 @@ class Loader:
 def test_they_are_the_plain_mean_over_batches(source, batches):
     recipe = load_recipe("digits/pgd_at", ["method.attack.steps=2", "method.attack.threat.epsilon=0.2"])
     net, original = tiny_net(), tiny_net().eval()
-    statistics.estimate(net, recipe, Loader(), 0, 4, 7, source=source, batches=batches)  # pyright: ignore
+    statistics.estimate(net, recipe, Loader(), 0, 4, 7, {}, source=source, batches=batches)  # pyright: ignore
     means, variances = [], []
     torch.manual_seed(7)
     for pixels, labels, _ in list(Loader().epoch(0))[:batches]:

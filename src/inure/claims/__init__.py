@@ -11,10 +11,12 @@ from .deat import DEAT_CLAIMS
 from .lab import Lab, Scale
 from .long_tail import LONG_TAIL_CLAIMS
 from .memorization import MEMORIZATION_CLAIMS
+from .single_step import SINGLE_STEP_CLAIMS
 from .vit import VIT_CLAIMS
 
 _ALL = (
     *ADAPTER_CLAIMS, *COUNT_CLAIMS, *SOUP_CLAIMS, *VIT_CLAIMS, *DEAT_CLAIMS, *MEMORIZATION_CLAIMS, *LONG_TAIL_CLAIMS,
+    *SINGLE_STEP_CLAIMS,
 )  # fmt: skip
 CLAIMS: dict[str, Claim] = {claim.name: claim for claim in _ALL}
 

@@ -80,6 +80,11 @@ def within(intervals: Sequence[Interval], margin: float) -> Answer:
     return _decide(inside, [i.low > margin or i.high < -margin for i in intervals])
 
 
+def of_seeds(holding: Sequence[bool]) -> Answer:
+    """Of a condition without an interval: reproduced if it holds in every seed, not reproduced if in none."""
+    return _decide(holding, [not holds for holds in holding])
+
+
 def every(answers: Sequence[Answer]) -> Answer:
     """Of several conditions: reproduced if all are, not reproduced if one is not, else not decidable."""
     return _decide([answer == "reproduced" for answer in answers], [any(a == "not reproduced" for a in answers)])

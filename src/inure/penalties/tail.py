@@ -58,10 +58,10 @@ class TAIL(Settings):
 
     def rare(self, counts: Tensor) -> Tensor:
         """(K,) bool for ``counts`` (K,): the rare classes, from position 2 floor(K / 3) + 1 on."""
-        first = len(counts) // 3 * 2 + 1
-        ranked = counts.argsort(descending=True, stable=True)
-        order = ranked if self.rule == "counts" else torch.arange(len(counts), device=counts.device)
-        return torch.zeros_like(counts, dtype=torch.bool).index_fill(0, order[first:], True)
+        place = torch.arange(len(counts), device=counts.device)
+        if self.rule == "counts":
+            place = counts.argsort(descending=True, stable=True).argsort()
+        return place > len(counts) // 3 * 2
 
     def _anchored(self, z: Tensor, y: Labels, counts: Tensor) -> PerExample:
         """(B,): for every b as if its class were rare, the sum over j of w_bj KL(q_b || p_j).
