@@ -201,13 +201,13 @@ def _refuse_penalties(recipe: Recipe) -> None:
 def _refuse_balance(recipe: Recipe) -> None:
     """Radii by class without an attack, and what a step of the method's own has no place for."""
     method, balance = recipe.method, recipe.balance
-    own_step = f"the step of method {method.kind} has no place for it" if hasattr(method, "step") else None
-    reason = own_step or (None if hasattr(method, "attack") else f"method {method.kind} does not attack")
-    if balance.epsilon is not None and reason:
+    refused, reason = getattr(method, "refuses_of_balance", ()), f"the step of method {method.kind} has no place for it"
+    if balance.epsilon is not None and ("epsilon" in refused or not hasattr(method, "attack")):
+        reason = reason if refused else f"method {method.kind} does not attack"
         raise UserError("balance.epsilon", "radii by class", f"null: {reason}", "method.kind=pgd_at")
-    if balance.counter is not None and own_step:
+    if balance.counter is not None and "counter" in refused:
         name, off = ("balance.counts", "false") if balance.counts else ("balance.train.kind", "another criterion")
-        raise UserError(name, balance.counts or balance.train.kind, f"{off}: {own_step}", "method.kind=pgd_at")
+        raise UserError(name, balance.counts or balance.train.kind, f"{off}: {reason}", "method.kind=pgd_at")
 
 
 def _refuse_unmeasured(recipe: Recipe) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import one_hot
 
 import inure.attacks
-from inure.attacks import APGD, FGSM, NFGSM, PGD, MultiGrad, Pyramid, ZeroGrad
+from inure.attacks import APGD, FGSM, NFGSM, PGD, MultiGrad, NoisyFGSM, Pyramid, ZeroGrad
 from inure.balance import Balance, ClassEpsilon
 from inure.errors import UserError
 from inure.methods import PGDAT
@@ -30,6 +30,8 @@ ATTACKS = [
     FGSM(threat=LINF, start="uniform", step_size=0.0625),
     NFGSM(threat=LINF),
     NFGSM(threat=LINF, step_size=0.02),
+    NoisyFGSM(threat=LINF),
+    NoisyFGSM(threat=LINF, step_size=0.02, clip=True),
     ZeroGrad(threat=LINF),
     ZeroGrad(threat=LINF, step_size=0.06),
     MultiGrad(threat=LINF),

@@ -89,6 +89,8 @@ def test_a_recipe_with_inert_weights_is_told_so():
         ["balance.attack.kind=balanced_softmax"],
         ["balance.attack.kind=rebalanced", "method.attack_mode=train"],
         ["balance.attack.kind=class_balanced_focal"],
+        ["balance.attack.kind=rebalanced", "method.attack={kind: noisy_fgsm, scale: gradient}"],
+        ["balance.attack.kind=rebalanced", "method={kind: fgsm_pgi, attack_mode: eval}"],
     ],
 )
 def test_a_recipe_whose_criteria_do_something_is_not(overrides):

@@ -18,7 +18,7 @@ class Counter(Settings):
     Predictions are the argmax of the logits of the outer forward: train mode, no prior added, before the update. Over
     one epoch they sum to the images that were trained on: all of them but the last batch if a single one is left over;
     more by the few that several processes see twice to have equally many; A times as many with A attacks
-    (co-training). A method without an attack has its clean images counted.
+    (co-training), m times with m replays (Free). A method without an attack has its clean images counted.
     """
 
     kind: Literal["counter"] = "counter"

@@ -30,11 +30,14 @@ def inert(recipe: Any, net: nn.Module) -> bool:
 
     The gradient of an image is then a positive multiple of that of its cross-entropy. All attacks for training see
     its sign, its direction at unit length, or its order of coordinates, and compare losses within one image only. It
-    has an effect where images are coupled (BatchNorm with batch statistics) or a penalty's term stands beside it.
+    has an effect where images are coupled (BatchNorm with batch statistics, an attack or method that ``couples`` them)
+    or a penalty's term stands beside it.
     """
     method = recipe.method
     if not getattr(recipe.balance.attack, "only_weights", False) or not hasattr(method, "attack"):
         return False
-    coupled = method.attack_mode != "eval" and any(isinstance(module, _BatchNorm) for module in net.modules())
+    statistics = method.attack_mode != "eval" and any(isinstance(module, _BatchNorm) for module in net.modules())
+    attacks = (method.attack, *getattr(method, "adversaries", {}).values())
+    coupled = statistics or any(getattr(piece, "couples", False) for piece in (method, *attacks))
     beside = any(hasattr(penalty, "attack_term") for penalty in recipe.penalties)
     return not coupled and not beside
