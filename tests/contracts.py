@@ -22,9 +22,10 @@ from inure.attacks import (
     ZeroGrad,
 )
 from inure.averaging import EMA, SWA
-from inure.balance import CrossEntropy
-from inure.methods import FGSMPGI, MART, PGDAT, TRADES, CoTraining, FastAdvProp, Free, Standard
+from inure.balance import LDAM, BalancedSoftmax, ClassBalancedFocal, CrossEntropy, Rebalanced, RoBal, Weighted
+from inure.methods import FGSMPGI, MART, PGDAT, PGDKL, TRADES, CoTraining, FastAdvProp, Free, Standard
 from inure.optimizers import SGD, AdamW, DiffusionEnhanced
+from inure.penalties import TAIL, GradAlign, TemporalEnsembling
 from inure.perturbation import AWP
 from inure.schedules import Constant, Cosine, OneCycle, Piecewise, Ramp
 from inure.threat import L1, L2, Linf, ThreatModel
@@ -58,6 +59,14 @@ class StepLine(NamedTuple):
 
     method: Any
     forwards: list[int]
+
+
+class PenaltyLine(NamedTuple):
+    """A penalty, and the forwards of a batch that it adds: those before the attack, and those of the update."""
+
+    penalty: Any
+    before: int
+    update: int
 
 
 _LINF, _L2, _L1 = Linf(epsilon=0.05), L2(epsilon=0.4), L1(epsilon=2)
@@ -125,6 +134,8 @@ METHODS = [
     MethodLine(TRADES(attack=PGD(threat=_L2, steps=2, start="gaussian"), beta=1), 3, 2),
     MethodLine(MART(attack=_NOISY), 3, 2),
     MethodLine(MART(attack=PGD(threat=_L1, steps=2), beta=0), 2, 2),
+    MethodLine(PGDKL(attack=_SHORT), 3, 2),
+    MethodLine(PGDKL(attack=FGSM(threat=_L2), beta=0, attack_mode="train"), 1, 2),
     MethodLine(CoTraining(attack=_SHORT), 3, 2),
     MethodLine(FGSMPGI(attack=FGSM(threat=_LINF, start="uniform")), 1, 2),
     MethodLine(FGSMPGI(attack=FGSM(threat=_LINF, start="uniform"), momentum=0, weight=0, attack_mode="eval"), 1, 2),
@@ -139,7 +150,31 @@ STEPS = [
     StepLine(Free(attack=FGSM(threat=_LINF, step_size=0.02), replays=1), [8]),
 ]
 
-CRITERIA = [CrossEntropy(), CrossEntropy(label_smoothing=0.1)]
+PENALTIES = [
+    PenaltyLine(GradAlign(), 0, 2),
+    PenaltyLine(GradAlign(weight=2, mode="eval"), 0, 2),
+    PenaltyLine(TemporalEnsembling(), 1, 0),
+    PenaltyLine(TemporalEnsembling(weight=3, momentum=0, start=0, end=0, on="auto"), 1, 0),
+    PenaltyLine(TAIL(), 0, 0),
+    PenaltyLine(TAIL(weight=0.05, reduction="pairwise", sign=-1, rule="counts"), 0, 0),
+]
+
+CRITERIA = [
+    CrossEntropy(),
+    CrossEntropy(label_smoothing=0.1),
+    BalancedSoftmax(),
+    BalancedSoftmax(tau=2),
+    Weighted(),
+    Weighted(beta=1, start=0.8),
+    ClassBalancedFocal(),
+    ClassBalancedFocal(form="softmax", gamma=0.5),
+    LDAM(),
+    LDAM(start=0.1),
+    RoBal(),
+    RoBal(tau_b=1.5, tau_m=0.3),
+    Rebalanced(),
+    Rebalanced(faithful=True),
+]
 PERTURBATIONS = [AWP(), AWP(gamma=0.01, warmup=0.25)]
 AVERAGINGS = [EMA(), EMA(decay=0.9, warmup=False), EMA(start=0.5), SWA(), SWA(start=0)]
 OPTIMIZERS = [

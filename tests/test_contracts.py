@@ -14,9 +14,20 @@ import inure.averaging
 import inure.balance
 import inure.methods
 import inure.optimizers
+import inure.penalties
 import inure.perturbation
 import inure.schedules
-from contracts import ATTACKS, AVERAGINGS, CRITERIA, METHODS, OPTIMIZERS, PERTURBATIONS, SCHEDULES, STEPS
+from contracts import (
+    ATTACKS,
+    AVERAGINGS,
+    CRITERIA,
+    METHODS,
+    OPTIMIZERS,
+    PENALTIES,
+    PERTURBATIONS,
+    SCHEDULES,
+    STEPS,
+)
 from inure import config
 from inure.losses import cross_entropy, margin
 from tiny import assert_same_state, counting, noise_of, soft, state_of, tiny_batch, tiny_net
@@ -38,6 +49,7 @@ def test_every_piece_has_a_line():
         (inure.attacks.ATTACKS, [line.attack for line in ATTACKS]),
         (inure.methods.METHODS, [line.method for line in (*METHODS, *STEPS)]),
         (inure.balance.CRITERIA, CRITERIA),
+        (inure.penalties.PENALTIES, [line.penalty for line in PENALTIES]),
         (inure.perturbation.PERTURBATIONS, PERTURBATIONS),
         (inure.averaging.AVERAGINGS, AVERAGINGS),
         (inure.optimizers.OPTIMIZERS, OPTIMIZERS),
@@ -52,6 +64,7 @@ def pieces():
     return [
         *(line.attack for line in ATTACKS),
         *(line.method for line in (*METHODS, *STEPS)),
+        *(line.penalty for line in PENALTIES),
         *(p for t in tables for p in t),
     ]
 
@@ -238,7 +251,8 @@ def test_an_average_of_a_net_that_stands_still_is_that_net(settings):
 
 
 def test_the_tables_are_not_empty():
-    for name in ("ATTACKS", "METHODS", "STEPS", "CRITERIA", "PERTURBATIONS", "AVERAGINGS", "OPTIMIZERS", "SCHEDULES"):
+    tables = "ATTACKS METHODS STEPS PENALTIES CRITERIA PERTURBATIONS AVERAGINGS OPTIMIZERS SCHEDULES"
+    for name in tables.split():
         assert getattr(contracts, name)
 
 

@@ -19,6 +19,7 @@ from inure.balance import CRITERIA
 from inure.commands import app
 from inure.config import Settings
 from inure.models.adapters import ADAPTERS
+from inure.penalties import PENALTIES
 from inure.perturbation import PERTURBATIONS
 from warm_commands import Shell, warm_shell
 
@@ -163,6 +164,7 @@ def test_every_key_in_the_text_exists_and_takes_the_value(page):
     slots = {name for name in inure.Recipe.model_fields if name not in ("seed", "about")}
     text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     joints = ["perturbation.kind=awp", "averaging.kind=ema", "model.weights=RUN"]
+    joints += ["data.long_tail.kind=exp", "data.label_noise.kind=symmetric"]
     for word in " ".join(re.findall(r"`([^`]+)`", text)).split():
         match = re.fullmatch(r"(([a-z]+)(?:\.[a-z_]+)+)(?:=(.+))?", word)
         if match and match[2] in slots:
@@ -200,7 +202,7 @@ KINDS = {
         "methods": inure.methods.METHODS,
         "attacks": inure.attacks.ATTACKS,
         "optimizers": inure.optimizers.OPTIMIZERS,
-        "joints": (*PERTURBATIONS, *AVERAGINGS, *CRITERIA),
+        "joints": (*PERTURBATIONS, *AVERAGINGS, *CRITERIA, *PENALTIES),
     }.items()
 }
 KINDS["adapters"] = [*ADAPTERS]

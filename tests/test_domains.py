@@ -1,6 +1,7 @@
 """Runs whose nets have domains: which one is measured, what is averaged, and that stopping costs no bit."""
 
 import copy
+import importlib
 import json
 import signal
 from functools import partial
@@ -25,7 +26,6 @@ from inure.models.adapt import adapt, fold
 from inure.models.adapters.batchnorm import MixedBatchNorm
 from inure.models.adapters.stacks import PerDomain, adapter_names
 from inure.recipe import EvaluationSettings, Recipe, load_recipe
-from inure.session import Session
 from inure.threat import Linf
 from inure.train import train
 from inure.validation import Validator, accuracies
@@ -81,7 +81,8 @@ def test_validation_of_a_net_without_domains_knows_no_names():
 
 
 def test_training_validates_in_the_domains_of_the_method(tmp_path, monkeypatch):
-    start = Session._validate
+    session = importlib.import_module("inure.session")
+    start = session.validated
     seen = []
 
     def constant(self, module):
@@ -91,7 +92,7 @@ def test_training_validates_in_the_domains_of_the_method(tmp_path, monkeypatch):
             seen.append((module.domains, self.validator._domains))
             return start(self, trained)
 
-    monkeypatch.setattr(Session, "_validate", constant)
+    monkeypatch.setattr(session, "validated", constant)
     settings = ["epochs=1", "batch_size=400", "evaluation.validation_steps=1", "method.attack.steps=1", *OTHER_NAMES]
     path = train(load_recipe("digits/soup", settings), tmp_path / "run", quiet=True)
     assert seen == [(("nat", "linf"), ("nat", "linf"))]
@@ -197,7 +198,7 @@ def test_statistics_are_estimated_for_each_domain_from_its_own_images():
 
     before = copy.deepcopy(net)
     attacked = copy.deepcopy(net).eval()
-    statistics.estimate(net, Recipe(method=method, averaging=SWA()), Batches(), 0, 10, seed=5)  # type: ignore[arg-type]
+    statistics.estimate(net, Recipe(method=method, averaging=SWA()), Batches(), 0, 10, seed=5, memory={})  # type: ignore[arg-type]
     seen = {"clean": [], "robust": []}
     for x in pixels.float() / 255:
         seen["clean"].append(x)

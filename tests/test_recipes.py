@@ -10,7 +10,10 @@ from torch import nn
 
 from inure import config
 from inure.attacks import PGD
+from inure.balance import BalancedSoftmax, Rebalanced
+from inure.data.long_tailed import Exponential
 from inure.models import Model, build
+from inure.models.heads import CosineHead
 from inure.recipe import Recipe, load_recipe
 from inure.schedules import Cosine, Ramp
 from inure.shipped import recipe_tree, shipped_names
@@ -18,9 +21,13 @@ from inure.threat import Linf
 
 SHIPPED = [name for name, _ in shipped_names()]
 SIZES = {"digits": 8, "cifar10": 32, "imagenette64": 64, "imagenette": 224, "imagenet": 224}
+LONG_TAILED = {"cifar10_lt50": 10, "cifar100_lt10": 100}
+SIZES |= dict.fromkeys(LONG_TAILED, 32)
 SINGLE_STEP = ("fgsm", "rs_fgsm", "n_fgsm", "zero_grad", "multi_grad", "grad_align", "free", "fgsm_pgi")
-SUCCESSORS = ("mo_", "singh_", "debenedetti_", *SINGLE_STEP)
-"""What recipes begin with that are called after a paper or an attack, not after a method."""
+SUCCESSORS = (
+    "mo_", "singh_", "debenedetti_", "te_", "random_labels", "noisy_labels", "long_tail", *SINGLE_STEP,
+)  # fmt: skip
+"""What recipes begin with that are called after a paper, an attack or what they are for, not after a method."""
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -29,6 +36,8 @@ def test_every_shipped_recipe_loads_says_what_it_is_and_survives_yaml(name):
     assert len(built.about) > 20
     assert config.build(Recipe, yaml.safe_load(config.to_yaml(config.dump(built)))) == built
     kind = built.method.kind
+    if name.split("/")[0] in LONG_TAILED:
+        return
     assert name.split("/")[1].startswith(("soup" if kind == "co_training" else kind, *SUCCESSORS))
 
 
@@ -46,7 +55,7 @@ def one_of_each_net() -> list[object]:
         key = name.split("/")[0], json.dumps(config.dump(load_recipe(name).model))
         nets.setdefault(key, name)
     fast = ("cifar10/mo_pgd_at_deit_tiny", "cifar10/mo_pgd_at_swin_tiny")
-    slow = [name for name in nets.values() if "/mo_" in name and name not in fast]
+    slow = [n for n in nets.values() if ("/mo_" in n and n not in fast) or n.startswith("cifar100_lt10")]
     return [pytest.param(name, marks=[pytest.mark.slow] if name in slow else []) for name in nets.values()]
 
 
@@ -105,6 +114,33 @@ def test_trades_and_mart_have_the_numbers_of_their_papers():
         assert (method.attack.start, method.attack.start_std, method.attack_mode) == ("gaussian", 1e-3, "eval")
 
 
+def test_temporal_ensembling_has_the_numbers_of_dong_et_al():
+    built, trades = load_recipe("cifar10/te_resnet18"), load_recipe("cifar10/te_trades_resnet18")
+    for recipe in (built, trades):
+        assert (recipe.epochs, recipe.batch_size) == (200, 128)
+        assert (recipe.model.name, recipe.model.mean, recipe.model.std) == ("cifar_resnet18", None, None)
+        assert (recipe.augment.crop_padding, recipe.augment.crop_mode, recipe.augment.flip) == (4, "zeros", True)
+        assert factors(recipe.schedule, 0, 99, 100, 149, 150, 199, of=200) == [1, 1, 0.1, 0.1, 0.01, 0.01]
+        sgd = recipe.optimizer
+        assert (sgd.lr, sgd.momentum, sgd.weight_decay, sgd.decay_all) == (0.1, 0.9, 5e-4, True)
+        (te,) = recipe.penalties
+        assert (te.kind, te.weight, te.momentum, te.on) == ("temporal_ensembling", 30, 0.9, "auto")
+        assert (te.start, te.end) == (89 / 200, 149 / 200)
+        assert recipe.method.attack_mode == "eval"
+    assert built.method.attack == PGD(threat=Linf(epsilon=8 / 255), steps=10, step_size=2 / 255, start="uniform")
+    assert (trades.method.beta, trades.method.attack.start) == (6, "gaussian")
+
+
+@pytest.mark.parametrize("method", ["pgd_at", "trades"])
+def test_random_labels_have_the_numbers_of_dong_et_al(method):
+    built = load_recipe(f"cifar10/random_labels_{method}_wrn28_10")
+    assert (built.epochs, built.batch_size, built.model.name, built.augment) == (300, 128, "wrn28_10", None)
+    assert (built.data.label_noise.kind, built.data.label_noise.rate) == ("symmetric", 1)
+    assert (built.optimizer.lr, built.optimizer.momentum, built.optimizer.weight_decay) == (0.1, 0.9, 0)
+    assert factors(built.schedule, 0, 99, 100, 199, 200, of=300) == [1, 1, 0.1, 0.1, 0.01]
+    assert (built.method.kind, built.method.attack.steps, built.method.attack_mode) == (method, 10, "eval")
+
+
 def test_the_digits_recipes_have_the_settings_of_the_trial():
     built = load_recipe("digits/pgd_at")
     assert (built.epochs, built.batch_size, built.model.name) == (40, 64, "vit_digits")
@@ -120,6 +156,33 @@ def test_the_digits_recipes_have_the_settings_of_the_trial():
     assert built.method.attack == PGD(steps=5, threat=Linf(epsilon=0.2))
     assert built.regime.epsilon == Ramp(until=0.5)
     assert "regime" not in recipe_tree("digits/standard")
+
+
+@pytest.mark.parametrize(("folder", "classes"), LONG_TAILED.items())
+def test_long_tailed_recipes_have_the_settings_of_their_papers(folder, classes):
+    reat, control, bsl = (load_recipe(f"{folder}/{name}") for name in ("reat", "at_bsl_80", "at_bsl"))
+    assert (reat.epochs, reat.batch_size, bsl.epochs) == (80, 128, 100)
+    assert factors(reat.schedule, 0, 59, 60, 74, 75, of=80) == [1, 1, 0.1, 0.1, 0.01]
+    assert factors(bsl.schedule, 0, 74, 75, 89, 90, of=100) == [1, 1, 0.1, 0.1, 0.01]
+    assert reat.method.attack == PGD(threat=Linf(epsilon=8 / 255), steps=10, step_size=2 / 255, start="uniform")
+    assert (bsl.method.attack.start, bsl.method.attack.start_std, bsl.method.attack_mode) == ("gaussian", 1e-3, "eval")
+    assert reat.balance.attack == Rebalanced(faithful=True)
+    assert reat.balance.train == bsl.balance.train == control.balance.train == BalancedSoftmax()
+    assert [penalty.kind for penalty in reat.penalties] == ["tail"]
+    same = {"about", "penalties", "balance"}
+    assert {key for key in type(reat).model_fields if getattr(reat, key) != getattr(control, key)} == same
+    for name in shipped_in(folder):
+        built = load_recipe(f"{folder}/{name}")
+        assert built.balance.counter is not None
+        assert built.data.long_tail == Exponential(ratio=50 if classes == 10 else 10)
+        assert (built.model.mean, built.model.std) == ([0], [1])
+    robal = load_recipe(f"{folder}/robal_r_wrn34_10")
+    assert robal.model.head == CosineHead(gamma=1 / 32 if classes == 10 else 1 / 16)
+    assert (robal.method.kind, robal.method.beta, robal.method.attack.steps, robal.batch_size) == ("pgd_kl", 6, 5, 64)
+
+
+def shipped_in(folder: str) -> list[str]:
+    return [name.split("/")[1] for name in SHIPPED if name.startswith(f"{folder}/")]
 
 
 @pytest.mark.parametrize("method", SINGLE_STEP)

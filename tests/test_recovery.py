@@ -32,7 +32,7 @@ def seems(bad: dict[int, int]) -> None:
     The numbers are made up; what is done about them is not.
     """
     session, left = importlib.import_module("inure.session"), dict(bad)
-    real = session.Session._validate
+    real = session.validated
 
     def validate(self, module):
         found = real(self, module)
@@ -42,14 +42,14 @@ def seems(bad: dict[int, int]) -> None:
         made_up = {"fgsm_accuracy": 0.6, "probe_pgd_accuracy": pgd, "alignment": alignment, "robust_accuracy": pgd}
         return {**found, **made_up}
 
-    session.Session._validate = validate
+    session.validated = validate
 
 
 @pytest.fixture
 def looking(monkeypatch):
     """``seems``, undone at the end; and the attacks and learning rates of each epoch."""
     session, module = importlib.import_module("inure.session"), importlib.import_module("inure.train")
-    monkeypatch.setattr(session.Session, "_validate", session.Session._validate)
+    monkeypatch.setattr(session, "validated", session.validated)
     real, seen = module.train_step, []
 
     def watched(fabric, model, optimizer, batch, *, method, **joints):

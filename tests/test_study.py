@@ -95,6 +95,24 @@ def test_mean_and_deviation():
     assert mean_and_deviation([0.5]) == (0.5, None)
 
 
+def test_further_suites_have_a_column_and_differences_are_those_of_the_first(tmp_path):
+    axes = {"method": {"one": {"base": "digits/standard"}, "two": ["optimizer.lr=0.1"]}}
+    study = Study(
+        base="digits/standard", set=SET, axes=axes, also=["clean", "pgd20"], also_examples=50, against={"method": "one"}
+    )
+    out = run_study(study, tmp_path / "out", quiet=True)
+    cells = results(out)
+    for cell, name in zip(cells, ("one", "two"), strict=True):
+        found = json.loads((out / name / "seed0" / "evaluations" / "pgd20" / "summary.json").read_text())
+        assert cell["also"] == {"clean": [None], "pgd20": [found["robust_accuracy"]]}
+        assert found["examples"] == 50
+    header, _, first, second = (out / "table.md").read_text().splitlines()[:4]
+    assert "| clean (mean, sd) | pgd20 (mean, sd) | clean difference |" in header
+    assert header.count("|") == first.count("|") == second.count("|")
+    with pytest.raises(UserError, match="also: got pgd-20; allowed .*pgd20"):
+        Study(base="digits/standard", also=["pgd-20"])
+
+
 def test_what_is_done_is_not_done_again(finished):
     before = contents(finished)
     run_study(GRID, finished, quiet=True)

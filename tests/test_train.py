@@ -70,6 +70,8 @@ def test_a_run_directory_holds_what_the_contract_says(finished):
     assert (facts["epochs_done"], facts["step"], facts["num_classes"]) == (4, 44, 10)
     assert facts["input_shape"] == [1, 8, 8]
     assert facts["class_names"] == [str(k) for k in range(10)]
+    counts = facts["data"].pop("class_counts")
+    assert (len(counts), sum(counts)) == (10, 1293)
     assert facts["data"] | {"hash": ""} == {
         "source": "digits", "train_examples": 1293, "validation_examples": 144, "hash": "", "skipped": 0,
     }  # fmt: skip
@@ -91,6 +93,7 @@ def test_a_record_of_an_epoch_says_where_it_is_and_how_well_it_does(finished):
         assert r["train"].keys() == {"loss", "grad_norm"}
         assert r["validation"].keys() == {
             "clean_accuracy", "clean_loss", "robust_accuracy", "fgsm_accuracy", "probe_pgd_accuracy",
+            "balanced_clean_accuracy", "balanced_robust_accuracy", "worst_class_robust_accuracy",
         }  # fmt: skip
         assert min(r["seconds"], r["images_per_second"]) > 0
 
@@ -390,17 +393,17 @@ def image_set(n: int = 40) -> ImageSet:
     return ImageSet.from_arrays(pixels, torch.arange(n) % 4)
 
 
-def counts(net: nn.Module, images: ImageSet, **options) -> dict[str, float]:
+def counts(net: nn.Module, images: ImageSet, **options) -> dict[str, torch.Tensor]:
     settings = EvaluationSettings(threat=Linf(epsilon=0.02), validation_steps=3, validation_examples=20)
     validator = Validator(images, settings, torch.device("cpu"), **options)
-    return {name: float(value) for name, value in validator.counts(net).items()}
+    return validator.counts(net)
 
 
 def test_validation_counts_right_answers_and_losses_of_the_whole_split():
     net, images = tiny_net().eval(), image_set()
     with torch.no_grad():
         logits = net(images.batch(torch.arange(40)).float() / 255)
-    found = accuracies({name: torch.tensor(value) for name, value in counts(net, images).items()})
+    found = accuracies(counts(net, images))
     assert found["clean_accuracy"] == pytest.approx(float((logits.argmax(1) == images.labels).float().mean()))
     assert found["clean_loss"] == pytest.approx(float(nn.functional.cross_entropy(logits, images.labels)), rel=1e-5)
     assert found["robust_accuracy"] <= found["clean_accuracy"] + 0.25
@@ -411,9 +414,9 @@ def test_validation_counts_right_answers_and_losses_of_the_whole_split():
 def test_validation_takes_any_number_of_images(examples):
     settings = EvaluationSettings(validation_steps=1, validation_examples=examples)
     found = Validator(image_set(150), settings, torch.device("cpu")).counts(tiny_net().eval())
-    assert float(found["attacked"]) == min(examples, 150)
+    assert float(found["attacked"].sum()) == min(examples, 150)
     assert float(found["probe"]) == min(examples, 128)
-    assert float(found["robust"]) <= min(examples, 150)
+    assert float(found["robust"].sum()) <= min(examples, 150)
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
@@ -422,7 +425,7 @@ def test_the_shares_of_several_processes_sum_to_the_whole(world_size):
     whole = counts(net, images)
     shares = [counts(net, images, rank=r, world_size=world_size) for r in range(world_size)]
     for name, value in whole.items():
-        assert sum(share[name] for share in shares) == pytest.approx(value, rel=1e-5), name
+        assert torch.allclose(sum(share[name] for share in shares), value, rtol=1e-5), name
 
 
 def test_validation_changes_nothing_in_the_net_and_repeats_itself():
@@ -430,10 +433,48 @@ def test_validation_changes_nothing_in_the_net_and_repeats_itself():
     before = {name: value.clone() for name, value in net.state_dict().items()}
     first = counts(net, image_set())
     torch.rand(7)  # the generator plays no part
-    assert counts(net, image_set()) == first
+    again = counts(net, image_set())
+    assert all(torch.equal(again[name], value) for name, value in first.items())
     assert net.training
     assert all(p.requires_grad and p.grad is None for p in net.parameters())
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def long_tailed_set() -> ImageSet:
+    """150 images of classes 0 and 1, and 3 of class 2."""
+    labels = torch.cat([torch.arange(150) % 2, torch.full((3,), 2)])
+    return ImageSet.from_arrays(image_set(153).pixels, labels, tuple("abcd"))
+
+
+def test_balanced_accuracies_are_means_over_the_classes_that_have_images():
+    net, images = tiny_net().eval(), long_tailed_set()
+    with torch.no_grad():
+        right = net(images.batch(torch.arange(153)).float() / 255).argmax(1) == images.labels
+    found = accuracies(counts(net, images))
+    each = [float(right[images.labels == k].float().mean()) for k in range(3)]
+    assert found["balanced_clean_accuracy"] == pytest.approx(sum(each) / 3)
+    made = {name: torch.tensor(value) for name, value in {
+        "clean": [5.0, 1, 0, 0], "all": [10.0, 1, 4, 0], "robust": [3.0, 0, 0, 0], "attacked": [6.0, 1, 0, 0],
+        "clean_loss": 3.0, "probe": 4.0, "fgsm": 1.0, "probe_pgd": 0.0,
+    }.items()}  # fmt: skip
+    found = accuracies(made)
+    assert found["clean_accuracy"] == pytest.approx(6 / 15)
+    assert found["balanced_clean_accuracy"] == pytest.approx((0.5 + 1 + 0) / 3)
+    assert found["robust_accuracy"] == pytest.approx(3 / 7)
+    assert found["balanced_robust_accuracy"] == pytest.approx(0.25)
+    assert found["worst_class_robust_accuracy"] == 0
+
+
+def test_a_class_that_would_not_be_attacked_is_attacked_once_where_that_is_asked_for():
+    net, images = tiny_net().eval(), long_tailed_set()
+    settings = EvaluationSettings(validation_steps=1, validation_examples=2)
+    few = Validator(images, settings, torch.device("cpu")).counts(net)["attacked"]
+    assert few.sum() == 2
+    assert few[2] == 0
+    every = Validator(images, settings, torch.device("cpu"), every_class=True).counts(net)["attacked"]
+    assert every[:3].min() == 1
+    assert bool(((every - few)[few > 0] == 0).all())
+    assert every.sum() == few.sum() + (few[:3] == 0).sum()
 
 
 # Trackers

@@ -6,6 +6,7 @@ import torch
 
 from . import engine
 from . import memory as memory_of_run
+from .balance import notices
 from .data import Loader
 from .data.record import record, remarks
 from .models import build
@@ -35,7 +36,7 @@ def assemble(fabric: Any, recipe: Recipe, run: Run, *, seed: int, deadline: floa
     )  # fmt: skip
     validator = Validator(
         validation.to(fabric.device), recipe.evaluation, clean=getattr(recipe.method, "clean", None),
-        robust=getattr(recipe.method, "robust", None), **place,
+        robust=getattr(recipe.method, "robust", None), every_class=recipe.data.long_tail is not None, **place,
     )  # fmt: skip
     facts = memory_of_run.facts_of(
         training.labels, training.num_classes, training.shape, recipe.batch_size, fabric.device
@@ -58,4 +59,7 @@ def assemble(fabric: Any, recipe: Recipe, run: Run, *, seed: int, deadline: floa
         run.log({"event": "resume", "step": session.progress.step})
     if session.progress.step == 0 and "rollback" in (recipe.guards.nonfinite, recipe.guards.catastrophic):
         session.save(sound=True)  # something to go back to
+    if session.progress.step == 0:
+        for kind, detail in notices(recipe, net):
+            session.ledger.warn(0, 0, kind, detail)
     return session

@@ -94,6 +94,15 @@ def read_outcomes(path: Path) -> dict[int, tuple[bool, bool]]:
     return {i: (clean, clean and standing) for i, (_, clean, standing, _) in _read(path, "FILE", "quick").items()}
 
 
+def read_labels(path: Path) -> dict[int, int]:
+    """The label of every example of an evaluation, by its number.
+
+    Raises:
+        UserError: If the file is missing or damaged.
+    """
+    return {i: label for i, (label, *_) in _read(path, "FILE", "quick").items()}
+
+
 def _attacked(examples: dict[int, tuple[int, bool, bool, bool]]) -> bool:
     return any(row[3] for row in examples.values())
 

@@ -51,12 +51,31 @@ def show(summary: dict[str, Any], title: str) -> None:
     columns = ["", "accuracy [95 %]", "forwards", "backwards", "seconds"]
     console = stderr()
     console.print(table(escape(title), columns, rows))
+    if "groups" in summary.get("classes", {}):
+        console.print(table("by class, every class counted alike", *class_table(summary["classes"])))
     if summary["robust_accuracy"] is not None:
         console.print(
             f"robust accuracy {percent(summary['robust_accuracy'])} of {total} examples (worst case over the attacks"
             f"{'' if is_full(summary['suite']) else '; an upper bound of AutoAttack'})"
         )
     show_flags(console, summary)
+
+
+def class_table(classes: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows: all classes, head, body and tail by their training images, the worst class."""
+    rows = []
+    everything = {
+        "name": "all",
+        "classes": len(classes["each"]),
+        "training_examples": sum(group["training_examples"] for group in classes["groups"]),
+        **{f"{kind}_accuracy": classes[f"balanced_{kind}_accuracy"] for kind in ("clean", "robust")},
+    }
+    for group in [everything, *classes["groups"]]:
+        shares = [percent(group[f"{kind}_accuracy"]) for kind in ("clean", "robust")]
+        rows.append([group["name"], str(group["classes"]), f"{group['training_examples']:,}", *shares])
+    worst = [percent(classes[f"worst_class_{kind}_accuracy"]) for kind in ("clean", "robust")]
+    rows.append(["worst class", "1", "", *worst])
+    return ["", "classes", "training images", "clean", "robust"], rows
 
 
 def show_flags(console: Console, summary: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ Read this first (what can vary), then ``train.py`` (how it joins), then one meth
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -17,12 +17,14 @@ from .crafting import Tricks
 from .data import Augment, Data
 from .engine import Engine
 from .errors import UserError, unknown_name
+from .evaluation.by_class import Groups, ShareGroups
 from .evaluation.suites import SUITES
+from .measures import Measure
 from .methods import Method, Standard
 from .models import Model
 from .optimizers import Optimizer
 from .optimizers.sgd import SGD
-from .penalties import AnyPenalty
+from .penalties import AnyPenalty, predicts
 from .perturbation import Perturbation
 from .regime import Regime
 from .schedules import Cosine, Schedule
@@ -42,6 +44,8 @@ class EvaluationSettings(Settings):
     """Steps of the PGD attack that selects the best checkpoint."""
     validation_examples: Positive = 1000
     """At most so many validation images are attacked at each check."""
+    groups: Groups = ShareGroups()
+    """Which classes are head, body and tail, where the training images are long-tailed."""
 
     @model_validator(mode="after")
     def _known_suite(self) -> "EvaluationSettings":
@@ -57,8 +61,9 @@ class Checkpoint(Settings):
     """Epochs between validations and checkpoints; the last epoch always has one."""
     select: Literal["best", "last"] = "best"
     """Which weights become weights.safetensors. Both are kept."""
-    metric: Literal["auto", "clean", "robust"] = "auto"
-    """What ``best`` means on the validation split; auto: robust, but clean for methods that do not attack."""
+    metric: Literal["auto", "clean", "robust", "balanced_clean", "balanced_robust", "worst_class_robust"] = "auto"
+    """What ``best`` means on the validation split; auto: robust, but clean for methods that do not attack, and with
+    ``data.long_tail`` the balanced form: the mean over classes."""
 
 
 class Guards(Settings):
@@ -104,7 +109,7 @@ class Recipe(Settings):
     evaluation: EvaluationSettings = EvaluationSettings()
     checkpoint: Checkpoint = Checkpoint()
     guards: Guards = Guards()
-    measures: Annotated[list[Any], Field(max_length=0)] = []
+    measures: list[Measure] = []
     """What is measured of the net between epochs, on validation images."""
     trackers: list[Literal["tensorboard", "wandb", "mlflow"]] = []
     """Besides metrics.jsonl; each needs its extra: pip install 'inure[tensorboard]'."""
@@ -153,9 +158,12 @@ def refuse_impossible(recipe: Recipe) -> None:
             raise UserError(name, given, allowed, f"{name}={off}")
     _refuse_recovery(recipe)
     _refuse_penalties(recipe)
+    _refuse_balance(recipe)
+    _refuse_unmeasured(recipe)
     _refuse_other_domains(recipe)
-    if attack is None and recipe.checkpoint.metric == "robust" and recipe.evaluation.threat.epsilon == 0:
-        raise UserError("checkpoint.metric", "robust", "clean: evaluation.threat.epsilon is 0")
+    metric = recipe.checkpoint.metric
+    if attack is None and metric.endswith("robust") and recipe.evaluation.threat.epsilon == 0:
+        raise UserError("checkpoint.metric", metric, "clean: evaluation.threat.epsilon is 0")
 
 
 def _refuse_recovery(recipe: Recipe) -> None:
@@ -181,9 +189,39 @@ def _refuse_penalties(recipe: Recipe) -> None:
         if getattr(penalty, "eager", False) and recipe.engine.compile:
             allowed = "false: compiled nets cannot be differentiated twice"
             raise UserError("engine.compile", f"true with penalty {penalty.kind}", allowed, "engine.compile=false")
+        on, known = getattr(penalty, "on", "auto"), predicts(recipe.method)
+        if on not in ("auto", *known):
+            allowed = f"auto | {' | '.join(known)}: method {recipe.method.kind} predicts no others"
+            raise UserError(f"{name}.on", on, allowed)
         if getattr(penalty, "needs_attack", False) and not hasattr(recipe.method, "attack"):
             allowed = f"others: method {recipe.method.kind} does not attack"
             raise UserError(name, penalty.kind, allowed, "method.kind=pgd_at")
+
+
+def _refuse_balance(recipe: Recipe) -> None:
+    """Radii by class without an attack, and what a step of the method's own has no place for."""
+    method, balance = recipe.method, recipe.balance
+    refused, reason = getattr(method, "refuses_of_balance", ()), f"the step of method {method.kind} has no place for it"
+    if balance.epsilon is not None and ("epsilon" in refused or not hasattr(method, "attack")):
+        reason = reason if refused else f"method {method.kind} does not attack"
+        raise UserError("balance.epsilon", "radii by class", f"null: {reason}", "method.kind=pgd_at")
+    if balance.counter is not None and "counter" in refused:
+        name, off = ("balance.counts", "false") if balance.counts else ("balance.train.kind", "another criterion")
+        raise UserError(name, balance.counts or balance.train.kind, f"{off}: {reason}", "method.kind=pgd_at")
+
+
+def _refuse_unmeasured(recipe: Recipe) -> None:
+    """The same measure twice, or a phase that waits for what nobody measures."""
+    kinds = [measure.kind for measure in recipe.measures]
+    for number, kind in enumerate(kinds):
+        if kind in kinds[:number]:
+            raise UserError(f"measures[{number}]", kind, "measures that differ")
+    known = [name for measure in recipe.measures for name in measure.names]
+    for number, phase in enumerate(recipe.regime.phases):
+        if phase.below is not None and phase.below.measure not in known:
+            allowed = "what the recipe's measures record: " + (" | ".join(known) or "there are none")
+            setting = f"regime.phases[{number}].below.measure"
+            raise UserError(setting, phase.below.measure, allowed, "measures=[{kind: kernel}]")
 
 
 def _refuse_other_domains(recipe: Recipe) -> None:

@@ -1,12 +1,36 @@
-"""What is done about catastrophic overfitting: ``guards.catastrophic``."""
+"""What is done when training goes wrong: ``guards.nonfinite`` and ``guards.catastrophic``."""
 
 from typing import TYPE_CHECKING, Any
 
 from .attacks import PGD
+from .errors import NonFinite
 from .regime import with_attack
 
 if TYPE_CHECKING:
     from .session import Session
+
+
+def roll_back(session: "Session", error: NonFinite) -> None:
+    """Return to the last checkpoint with a lower learning rate.
+
+    Raises:
+        NonFinite: If the guards say stop, or too often already, or nothing was saved yet.
+    """
+    guards, done = session.recipe.guards, session.progress.rollbacks
+    last = session.checkpoints.newest()
+    detail = f"{error}; last good checkpoint: {last}"
+    if guards.nonfinite == "stop" or done >= guards.max_rollbacks or last == "none":
+        session.warn("nonfinite", detail)
+        if session.fabric.is_global_zero:
+            session.run.write_info(status="stopped")
+        error.checkpoint = last
+        raise error
+    factor = session.progress.lr_factor * guards.rollback_factor
+    session.restore()
+    session.progress.rollbacks, session.progress.lr_factor = done + 1, factor
+    # Logged at the step of the checkpoint, or the next resume would forget them with the steps that it repeats
+    session.warn("nonfinite", detail)
+    session.warn("rollback", f"back to step {session.progress.step}, lr times {factor:g}")
 
 
 def in_recovery(method: Any, steps: int) -> Any:

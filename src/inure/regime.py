@@ -1,6 +1,7 @@
 """Regime: how the attack grows during training, and the phases of other training before it."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
@@ -98,7 +99,7 @@ class Regime(Settings):
         def attack(*arguments: Any, search: Any = None, loss: Criterion = cross_entropy, **options: Any) -> Images:
             scaled = self.scale(search or method.attack, progress)
             scaled = scaled if radii is None else with_radius(scaled, radii)
-            climbed = loss if not terms or weight == 0 else _sum(loss, terms, weight)
+            climbed = loss if not terms or weight == 0 else _Sum(loss, terms, weight)
             x_adv = scaled(*arguments, crafting=crafting, loss=climbed, **options)
             finish = getattr(crafting, "finish", None)
             return x_adv if finish is None else finish(x_adv, arguments[1])
@@ -123,12 +124,24 @@ def with_radius(attack: Any, factor: float | Tensor) -> Any:
     return attack.model_copy(update=change)
 
 
-def _sum(loss: Criterion, terms: Sequence[Term], weight: float) -> Criterion:
+@dataclass(frozen=True)
+class _Sum:
     """``weight * loss`` plus the terms, over ``weight``: a sign does not see the difference, and nothing is rescaled
     where there is no term.
     """
 
-    def climbed(logits: Logits, y: Labels) -> PerExample:
-        return loss(logits, y) + sum(term(logits) for term in terms) / weight
+    loss: Criterion
+    terms: Sequence[Term]
+    weight: float
 
-    return climbed
+    def __call__(self, logits: Logits, y: Labels) -> PerExample:
+        return self.loss(logits, y) + sum(term(logits) for term in self.terms) / self.weight
+
+    def of(self, rows: Tensor) -> "_Sum":
+        """The same for some rows of the batch: attacks may let go of those that have fallen."""
+        return _Sum(_rows_of(self.loss, rows), [_rows_of(term, rows) for term in self.terms], self.weight)
+
+
+def _rows_of(part: Any, rows: Tensor) -> Any:
+    """A loss or term for some rows of its batch, if it knows something of each."""
+    return part.of(rows) if hasattr(part, "of") else part

@@ -9,18 +9,18 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from . import files, snapshot, statistics
+from . import files, snapshot
 from . import memory as memories
-from .averaging import SWA, Averager
+from .averaging import Averager
 from .checkpoints import Checkpoints, write_weights
 from .config import dump
 from .console import Bars
 from .data import Loader
+from .epoch_end import evaluated_module, measured, metric_of, validated
 from .errors import NonFinite, Stop, UserError
 from .guards import FiniteGuard
 from .interrupts import Interrupts
 from .ledger import Ledger, accuracies_text
-from .measures import Probe, balanced_order
 from .overfitting import overfitting, overfitting_text
 from .passes import saved
 from .recipe import Recipe
@@ -29,7 +29,7 @@ from .run import Run
 from .snapshot import Progress, hash_of
 from .tracking import open_trackers
 from .types import Memory
-from .validation import Validator, accuracies, domain_distance
+from .validation import Validator
 
 _SYNC_EVERY = 16
 """Steps between agreements of several processes on whether to stop."""
@@ -48,7 +48,6 @@ class Session:
         self.model, self.optimizer, self.averager = model, optimizer, averager
         self.loader, self.validator, self.num_classes = loader, validator, num_classes
         self.memory = memory
-        self._probe_images = validator.images.subset(balanced_order(validator.images.labels))
         self.total_steps = recipe.epochs * loader.steps_per_epoch
         self.progress = Progress()
         self.bars = Bars(quiet=quiet or fabric.global_rank > 0)
@@ -64,7 +63,7 @@ class Session:
             self.ledger.trackers = open_trackers(self.recipe.trackers, self.run.path, dump(self.recipe))
         self._interrupts.__enter__()
         self.bars.__enter__()
-        parameters = sum(p.numel() for p in self._local.parameters())
+        parameters = sum(p.numel() for p in self.local.parameters())
         images, steps = len(self.loader.image_set), self.loader.steps_per_epoch
         self.bars.say(
             f"{self.recipe.model.name}: {parameters:,} parameters; {self.recipe.epochs} x {steps} steps, "
@@ -121,13 +120,13 @@ class Session:
         state.step_in_epoch = 0
         recovering, state.recovery = state.recovery > 0, max(0, state.recovery - 1)
         noted = memories.end_epoch(recipe, self.memory)
-        measured = self._measure()
+        found = measured(self)
         if state.epoch % recipe.checkpoint.every and state.epoch < recipe.epochs:
             return
-        module = self._evaluated_module()
-        validation = self._validate(module)
+        module = evaluated_module(self)
+        validation = validated(self, module)
         state.last = {"epoch": state.epoch, **validation}
-        metric = self._metric()
+        metric = metric_of(recipe)
         better = state.best is None or validation[metric] > state.best[metric]
         if better:
             state.best = dict(state.last)
@@ -137,7 +136,7 @@ class Session:
                 write_weights(self.run.checkpoints / "best.safetensors", module)
         lr = self.optimizer.param_groups[0]["lr"]
         self._average_tally()
-        noted |= {"measures": measured} if recipe.measures else {}
+        noted |= {"measures": found} if recipe.measures else {}
         noted |= {"recovering": True} if recovering else {}
         self.ledger.close_epoch(state.epoch, state.step, state.step / self.total_steps, lr, validation, noted)
         meet_collapse(self)
@@ -159,12 +158,9 @@ class Session:
             attacked = min(self.recipe.evaluation.validation_examples, len(self.validator.images))
             found = overfitting(self.ledger.history, attacked) if hasattr(self.recipe.method, "attack") else None
             self.run.write_info(
-                status="finished",
-                selected=select,
-                phases=cost,
-                overfitting=found,
+                status="finished", selected=select, phases=cost, overfitting=found,
                 recovery_steps=self.progress.recovery_steps,
-            )
+            )  # fmt: skip
             if found is not None:
                 self.bars.say(overfitting_text(found))
         self.fabric.barrier()
@@ -175,35 +171,11 @@ class Session:
         state.seconds, self._clock = state.seconds + now - self._clock, now
         self._average_tally()
         state.sums = self.ledger.sums()
-        content = snapshot.take(
-            self.fabric, self.recipe_hash, state, self._local, self.optimizer, self.averager, self.memory
-        )
+        content = snapshot.take(self.fabric, self.recipe_hash, state, *self._state)
         if self.fabric.is_global_zero:
             self.checkpoints.save(state.step, content, sound=sound)
             self._write_progress()
         self.fabric.barrier()
-
-    def roll_back(self, error: NonFinite) -> None:
-        """Return to the last checkpoint with a lower learning rate.
-
-        Raises:
-            NonFinite: If the guards say stop, or too often already, or nothing was saved yet.
-        """
-        guards, done = self.recipe.guards, self.progress.rollbacks
-        last = self.checkpoints.newest()
-        detail = f"{error}; last good checkpoint: {last}"
-        if guards.nonfinite == "stop" or done >= guards.max_rollbacks or last == "none":
-            self.warn("nonfinite", detail)
-            if self.fabric.is_global_zero:
-                self.run.write_info(status="stopped")
-            error.checkpoint = last
-            raise error
-        factor = self.progress.lr_factor * guards.rollback_factor
-        self.restore()
-        self.progress.rollbacks, self.progress.lr_factor = done + 1, factor
-        # Logged at the step of the checkpoint, or the next resume would forget them with the steps that it repeats
-        self.warn("nonfinite", detail)
-        self.warn("rollback", f"back to step {self.progress.step}, lr times {factor:g}")
 
     def go_back(self) -> bool:
         """Return to the newest sound checkpoint with a lower learning rate; False if there is none.
@@ -220,10 +192,11 @@ class Session:
     @property
     def _state(self) -> tuple[nn.Module, Any, Averager | None, Memory]:
         """What of a checkpoint changes with every step."""
-        return self._local, self.optimizer, self.averager, self.memory
+        return self.local, self.optimizer, self.averager, self.memory
 
     @property
-    def _local(self) -> nn.Module:
+    def local(self) -> nn.Module:
+        """The net in this process, as it is trained."""
         return local_module(self.model)
 
     def restore(self, *, sound: bool = False) -> bool:
@@ -260,49 +233,6 @@ class Session:
         here, whole = state.step_in_epoch, self.loader.steps_per_epoch
         self.bars.show("epoch", here * size, whole * size, note=f"epoch {state.epoch + 1}", unit="images")
         self.bars.show("run", state.step, self.total_steps, note=note, unit="steps")
-
-    def _evaluated_module(self) -> nn.Module:
-        statistics.average_over_processes(self.fabric, self._local)
-        if self.averager is None:
-            return self._local
-        averaged, state = self.averager.module, self.progress
-        if isinstance(self.recipe.averaging, SWA) and self.averager.updates and statistics.has_statistics(averaged):
-            statistics.estimate(
-                averaged, self.recipe, self.loader, state.epoch, self.num_classes, state.step, self.memory
-            )
-        statistics.average_over_processes(self.fabric, averaged)
-        return averaged
-
-    def _validate(self, module: nn.Module) -> dict[str, float]:
-        # Compiled graphs are for the shapes of training; here they would only be compiled anew
-        with torch.compiler.set_stance("force_eager"):
-            counts = self.validator.counts(module)
-        if self.fabric.world_size > 1:
-            counts = {name: self.fabric.all_reduce(value, reduce_op="sum") for name, value in counts.items()}
-        return accuracies(counts) | {name: float(value) for name, value in domain_distance(module).items()}
-
-    def _measure(self) -> dict[str, float]:
-        """What the measures that are due say of the net, the same in every process; it may end a phase."""
-        state, recipe = self.progress, self.recipe
-        due = [m for m in recipe.measures if state.epoch % m.every == 0 or state.epoch == recipe.epochs]
-        if not due:
-            return {}
-        attack = getattr(recipe.method, "attack", None)
-        scaled = None if attack is None else recipe.regime.scale(attack, state.step / self.total_steps)
-        probe = Probe(self._local, self._probe_images, scaled, self.fabric.device, self.memory)
-        with torch.compiler.set_stance("force_eager"):
-            found = {name: value for measure in due for name, value in measure(probe).items()}
-        if self.fabric.world_size > 1:
-            found = {n: float(self.fabric.all_reduce(torch.tensor(v), reduce_op="mean")) for n, v in found.items()}
-        if state.end_phase(recipe.regime, found):
-            self.bars.say(f"phase {state.phase} of {len(recipe.regime.phases)} begins: {found}")
-        return found
-
-    def _metric(self) -> str:
-        metric = self.recipe.checkpoint.metric
-        if metric == "auto":
-            metric = "robust" if hasattr(self.recipe.method, "attack") else "clean"
-        return f"{metric}_accuracy"
 
     def warn(self, kind: str, detail: str) -> None:
         """Say it and log it at the step of the moment."""

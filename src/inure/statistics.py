@@ -5,44 +5,51 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from .data import Loader, to_batch
+from .models.batchnorm import Source, batch_norms
 from .recipe import Recipe
 from .regime import Regime
 from .types import Batch, Memory
 
 _BATCHES = 32
-"""Crafted batches from which the statistics are estimated."""
+"""Batches from which the statistics of averaged weights are estimated."""
 
 
 def has_statistics(model: nn.Module) -> bool:
-    """Whether there is a BatchNorm in the net."""
-    return any(isinstance(m, _BatchNorm) for m in model.modules())
+    """Whether there is a BatchNorm with running statistics in the net."""
+    return bool(batch_norms(model))
 
 
 def estimate(
-    model: nn.Module, recipe: Recipe, loader: Loader, epoch: int, num_classes: int, seed: int, memory: Memory
-) -> None:
-    """Estimate the statistics of ``model`` anew: their mean over the forwards of training steps.
+    model: nn.Module, recipe: Recipe, loader: Loader, epoch: int, num_classes: int, seed: int, memory: Memory, *,
+    source: Source = "training", batches: int = _BATCHES,
+) -> None:  # fmt: skip
+    """Estimate the statistics of ``model`` anew: their plain mean over ``batches`` forwards.
 
-    What those steps attack is a copy with the statistics as they were, since those of ``model`` are in the making.
+    From ``training`` steps those of the method, whose attacks are on a copy with the statistics as they were, since
+    those of ``model`` are in the making; from ``clean`` images one forward of each batch.
     """
     torch.manual_seed(seed)
     method: Any = recipe.method
     memory = {name: value.clone() for name, value in memory.items()}
-    attacked, attack = copy.deepcopy(model), Regime().search(method, 1.0)
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    attacked = copy.deepcopy(model)
+    norms = batch_norms(model)
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # torch's word for the plain mean over batches
     model.train()
-    for _, (pixels, labels, rows) in zip(range(_BATCHES), loader.epoch(epoch), strict=False):
+    for _, (pixels, labels, rows) in zip(range(batches), loader.epoch(epoch), strict=False):
         batch = Batch(*to_batch(pixels, labels, recipe.augment, num_classes), rows, 1.0, memory)
-        x_adv = method.craft(attacked, batch, attack, recipe.balance.attack_at(batch))
+        attack = Regime().search(method, 1.0, radii=recipe.balance.radii(batch))
+        clean = source == "clean"
+        x_adv = None if clean else method.craft(attacked, batch, attack, recipe.balance.attack_at(batch))
         with torch.no_grad():
-            method.losses(model, batch, x_adv, recipe.balance.train_at(batch))
+            if x_adv is None:
+                model(batch.x)
+            else:
+                method.losses(model, batch, x_adv, recipe.balance.train_at(batch))
     model.eval()
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

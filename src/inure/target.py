@@ -85,6 +85,7 @@ def evaluate_target(
     search: dict[str, Any] = {
         "sources": sources, "search_precision": search_precision, "channels_last": channels_last,
         "store_adversarial": store_adversarial, "source_hash": source_hash(target),
+        "class_counts": found.class_counts, "groups": found.run.recipe().evaluation.groups if found.run else None,
     }  # fmt: skip
     options: dict[str, Any] = {
         **shared, "suite": suite, "out": folder, "resume": resume, "command": command,
@@ -134,6 +135,12 @@ class Target:
     def contrast(self) -> float:
         """How far a run's images are shrunk around mid grey."""
         return self.run.recipe().data.contrast if self.run else 1.0
+
+    @property
+    def class_counts(self) -> list[int] | None:
+        """Training images of a run's classes, by their true labels; None if the run does not know."""
+        data = self.run.info().get("data", {}) if self.run else {}
+        return data.get("true_class_counts", data.get("class_counts"))
 
     @property
     def shape(self) -> tuple[int, ...] | None:

@@ -23,6 +23,7 @@ from .noise import mix_integers
 from .penalties import Forwards, Penalty, attack_terms, watched, with_penalties
 from .perturbation import Perturbation
 from .recipe import Recipe, load_recipe
+from .recovery import roll_back
 from .regime import Regime
 from .run import Run, command_line, default_out
 from .session import Session, local_module
@@ -74,8 +75,9 @@ def train_step(
     forwards = Forwards()
 
     # 1. inner maximisation
+    with fabric.autocast():
+        terms = attack_terms(penalties, method, local, batch)  # before the tricks: they change predictions
     with fabric.autocast(), _open(crafting, local, batch.progress):
-        terms = attack_terms(penalties, local, batch)
         search = regime.search(method, batch.progress, crafting, terms, balance.radii(batch))
         x_adv = method.craft(local, batch, search, balance.attack_at(batch))
 
@@ -87,7 +89,8 @@ def train_step(
         if penalties:
             with fabric.autocast():
                 attack = regime.scale(method.attack, batch.progress) if hasattr(method, "attack") else None
-                losses = with_penalties(losses, penalties, forwards.outer(local, batch, x_adv, attack, criterion))
+                outer = forwards.outer(local, method, batch, x_adv, attack, criterion)
+                losses = with_penalties(losses, penalties, outer)
         fabric.backward(losses.total.mean())
         return losses
 
@@ -165,7 +168,7 @@ def _train(session: Session) -> None:
         try:
             _train_epoch(session)
         except NonFinite as error:
-            session.roll_back(error)  # raises if it may not
+            roll_back(session, error)  # raises if it may not
             continue
         session.end_epoch()
     session.finish()

@@ -6,7 +6,8 @@ import pytest
 
 from inure.claims.claim import Interval, below
 from inure.claims.lab import SCALES, Lab
-from inure.claims.vit import VIT_CLAIMS, Condition, _pairs
+from inure.claims.question import Condition, pairs_of, part_of
+from inure.claims.vit import VIT_CLAIMS
 from inure.commands import _run
 from inure.comparison import compare_outcomes
 from inure.errors import UserError
@@ -19,10 +20,10 @@ claims = pytest.mark.parametrize("claim", VIT_CLAIMS, ids=lambda claim: claim.na
 @pytest.mark.parametrize("scale", SCALES)
 def test_every_condition_compares_cells_of_the_study(claim, scale):
     question = claim.run
-    study = question._part(load_study(question.study).at(scale))
+    study = part_of(load_study(question.study).at(scale), question.only)
     assert question.conditions
     for condition in question.conditions:
-        pairs = list(_pairs(study, condition))
+        pairs = list(pairs_of(study, condition))
         assert pairs
         assert all(mine != other for _, mine, other in pairs)
         assert condition.of != condition.than

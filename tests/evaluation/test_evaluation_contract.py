@@ -21,7 +21,7 @@ from inure.threat import L1, L2, Linf, parse_threat
 
 KEYS = {
     "schema_version", "examples", "clean_accuracy", "robust_accuracy", "interval95", "attacks", "flags", "seconds",
-    "verified", "calibration", "threat", "suite", "mode", "seed", "protocol",
+    "verified", "calibration", "threat", "suite", "mode", "seed", "protocol", "classes",
 }  # fmt: skip
 TYPES = [pa.int64(), pa.int64(), pa.int64(), pa.string(), pa.int64(), pa.bool_(), pa.float64()]
 THREATS = [Linf(epsilon=0.06), L2(epsilon=0.5), L1(epsilon=2.0)]

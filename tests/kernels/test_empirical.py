@@ -2,6 +2,7 @@
 
 import math
 
+import lightning_fabric
 import pytest
 import torch
 import torch.nn.functional as F
@@ -117,6 +118,18 @@ def test_tiles_budget_and_chunks_do_not_change_it(net, x, reduction, options):
     assert torch.equal(found[..., 0, 1], found[..., 1, 0].mT if reduction is whole else found[..., 1, 0])
 
 
+def test_no_more_of_the_jacobian_is_held_than_the_budget_allows(net, x):
+    budget, seen = 40_000, []
+
+    def watched(a: Tensor, b: Tensor) -> Tensor:
+        seen.append(a.nbytes + (0 if b is a else b.nbytes))
+        return per_class(a, b)
+
+    kernel(net, x, watched, budget=budget, **DOUBLE)
+    whole_jacobian = len(x) * CLASSES * 8 * sum(p.numel() for p in net.parameters())
+    assert budget / 2 < max(seen) <= budget < whole_jacobian
+
+
 def test_kernels_of_layers_sum_to_the_whole(net, x):
     layers = layer_kernels(net, x, **DOUBLE)
     assert [*layers] == ["net.0", "net.1", "net.3", "net.4", "net.7"]
@@ -188,6 +201,8 @@ def test_wrapped_and_compiled_nets_are_unwrapped(x):
     expected = trace_kernel(net, x.float())
     assert torch.equal(trace_kernel(nn.DataParallel(net), x.float()), expected)
     assert torch.equal(trace_kernel(torch.compile(net, backend="eager"), x.float()), expected)
+    fabric = lightning_fabric.Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
+    assert torch.equal(trace_kernel(fabric.setup_module(net), x.float()), expected)
     net.compile(backend="eager")
     assert torch.equal(trace_kernel(net, x.float()), expected)
 

@@ -46,6 +46,14 @@ def test_every_norm_has_the_same_number_of_parameters(name, norm):
     assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
 
 
+@pytest.mark.parametrize("name", [*RESNETS, "cnn_digits"])
+def test_a_net_may_have_no_norm(name):
+    model = on_meta(name, norm="none")
+    assert not any(isinstance(module, nn.BatchNorm2d | nn.GroupNorm) for module in model.modules())
+    assert 0 < parameters(model) < parameters(on_meta(name))
+    assert model(torch.empty(2, 3, 32, 32, device="meta")).shape == (2, 10)
+
+
 @pytest.mark.parametrize(
     ("name", "dim", "depth", "patch"), [("vit_tiny", 192, 12, 4), ("vit_small", 384, 12, 4), ("vit_digits", 48, 3, 2)]
 )

@@ -6,7 +6,7 @@ from inure.study import load_study
 from inure.study.checks import refuse_other_measures
 from inure.study.jobs import jobs_of
 
-VIT = {
+STUDIES = {
     "vit_pretraining": (4, 4, 4),
     "vit_clipping": (4, 6, 6),
     "vit_epochs": (2, 2, 2),
@@ -15,24 +15,25 @@ VIT = {
     "vit_warmup": (5, 5, 5),
     "vit_tricks": (24, 24, 24),
     "vit_size": (3, 5, 8),
+    "deat_grid": (24, 24, 24),
 }
 """How many cells there are for smoke, gpu and paper."""
 SCALES = ("smoke", "gpu", "paper")
 
 
 def test_each_study_says_its_question_in_a_line():
-    for name in VIT:
+    for name in STUDIES:
         about = load_study(name).about
         assert "?" in about, name
         assert len(about) < 125, name
         assert "\n" not in about, name
 
 
-@pytest.mark.parametrize("name", VIT)
+@pytest.mark.parametrize("name", STUDIES)
 def test_each_study_has_three_scales_and_compares(name):
     study = load_study(name)
     assert tuple(study.scales) == SCALES
-    for scale, count in zip(SCALES, VIT[name], strict=True):
+    for scale, count in zip(SCALES, STUDIES[name], strict=True):
         cells = list(study.at(scale).cells())
         assert len(cells) == count
         assert study.at(scale).against
@@ -41,11 +42,7 @@ def test_each_study_has_three_scales_and_compares(name):
 
 @pytest.mark.parametrize(
     ("name", "scale"),
-    [
-        (name, scale)
-        for name in ("digits_methods", "single_step", *VIT)
-        for scale in (SCALES if name != "digits_methods" else (None,))
-    ],
+    [(name, scale) for name in ("digits_methods", *STUDIES) for scale in (SCALES if name in STUDIES else (None,))],
 )
 def test_every_cell_is_a_recipe(name, scale, tmp_path):
     study = load_study(name).at(scale)

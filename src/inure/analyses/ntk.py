@@ -177,7 +177,8 @@ def _short(value: float) -> str:
 def _measured(look: _Look) -> dict[str, Any]:
     values = look.eigenvalues
     return {
-        "weights": look.weights, "images": look.images, "weights_hash": look.weights_hash, "trace": float(look.kernel.double().trace()),
+        "weights": look.weights, "images": look.images, "weights_hash": look.weights_hash,
+        "trace": float(look.kernel.double().trace()),
         "largest_share": float(top_share(values)), "top_mass": float(top_mass(values, _TOP)),
         "effective_rank": float(effective_rank(values)), "specialisation": look.specialisation,
         "eigenvalues": values.tolist(),

@@ -44,6 +44,11 @@ class NoisyFGSM(Settings):
     clip: bool = False
     """Whether the result is projected into the ball."""
 
+    @property
+    def couples(self) -> bool:
+        """Whether the images of a batch depend on each other's losses."""
+        return self.scale == "gradient"
+
     @model_validator(mode="after")
     def _file_where_asked(self) -> "NoisyFGSM":
         if (self.scale == "file") != (self.file is not None):

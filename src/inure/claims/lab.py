@@ -61,20 +61,25 @@ class Lab:
         recipe = load_recipe(net.recipe, [*net.overrides, *self.overrides, f"seed={seed}"])
         folder = self.folder / "nets" / name / f"seed{seed}"
         if Run(folder).info().get("status") != "finished":
-            self._say(f"{self.scale}: training {name}, seed {seed}")
+            self.say(f"{self.scale}: training {name}, seed {seed}")
         return Run(train(recipe, folder, name=name, resume=True, quiet=self.quiet))
 
-    def evaluated(self, run: Run, mode: str | None = None, suite: str = "quick") -> Path:
-        """The folder of an evaluation of a run in a mode; None is the usual one."""
+    def evaluated(
+        self, run: Run, mode: str | None = None, suite: str = "quick", weights: Literal["best", "last"] | None = None
+    ) -> Path:
+        """The folder of an evaluation of a run in a mode; None is the usual one, and of ``weights`` those chosen."""
         from ..target import evaluate_target
 
         name = suite if mode is None else f"{suite}-{mode.replace('=', '').replace(',', '_')}"
+        name = name if weights is None else f"{name}-{weights}"
         folder = run.path / "evaluations" / (name if self.examples is None else f"{name}-of-{self.examples}")
         if not (folder / "summary.json").exists():
-            self._say(f"{self.scale}: attacking {run.path.parent.name}, {run.path.name} {mode or ''}")
+            self.say(f"{self.scale}: attacking {run.path.parent.name}, {run.path.name} {mode or weights or ''}")
+        file = None if weights is None else run.checkpoints / f"{weights}.safetensors"
         return evaluate_target(
-            str(run.path), suite=suite, mode=mode, examples=self.examples, out=folder, resume=True, quiet=True
-        )[0]
+            str(run.path), suite=suite, mode=mode, examples=self.examples, weights=file, out=folder, resume=True,
+            quiet=True,
+        )[0]  # fmt: skip
 
     def accuracies(self, folder: Path) -> tuple[float, float]:
         """Clean and robust accuracy of an evaluation."""
@@ -95,6 +100,7 @@ class Lab:
         """``work`` of every seed."""
         return [work(seed) for seed in self.seeds]
 
-    def _say(self, line: str) -> None:
+    def say(self, line: str) -> None:
+        """Tell what goes on, on stderr."""
         if not self.quiet:
             stderr().print(line, markup=False)

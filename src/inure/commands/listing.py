@@ -56,9 +56,10 @@ def _optimizers() -> Iterable[tuple[str, str]]:
 def _joints() -> Iterable[tuple[str, str]]:
     from ..averaging import AVERAGINGS
     from ..balance import CRITERIA
+    from ..penalties import PENALTIES
     from ..perturbation import PERTURBATIONS
 
-    return _kinds((*PERTURBATIONS, *AVERAGINGS, *CRITERIA))
+    return _kinds((*PERTURBATIONS, *AVERAGINGS, *CRITERIA, *PENALTIES))
 
 
 def _adapters() -> Iterable[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Which images a run was trained on, in a file of its run directory: ``data.safetensors``.
+"""Which images a run was trained on, in a file of its run directory: ``rows.safetensors``.
 
 Written where the recipe chooses or changes something (a long tail, label noise), so that another run can take the same
 images, and anyone can see which labels were wrong.
@@ -17,7 +17,7 @@ from .. import files
 from ..errors import UserError
 from .image_set import ImageSet
 
-FILE = "data.safetensors"
+FILE = "rows.safetensors"
 
 
 def write_rows(path: Path, training: ImageSet, held_out: ImageSet | None) -> str:

@@ -87,7 +87,7 @@ class Rows(Settings):
 
     kind: Literal["file"] = "file"
     rows: str
-    """A run directory, the ``data.safetensors`` in one, or a .json file with a list of rows of the training split."""
+    """A run directory, the ``rows.safetensors`` in one, or a .json file with a list of rows of the training split."""
 
 
 LongTail = Annotated[Exponential | Step | Pareto | Counts | Rows, Field(discriminator="kind")]

@@ -11,7 +11,7 @@ from .settings import Data
 
 
 def record(data: Data, training: ImageSet, validation: ImageSet, folder: Path) -> dict[str, Any]:
-    """The entry ``data`` of run.json; writes ``data.safetensors`` if images were chosen or labels changed.
+    """The entry ``data`` of run.json; writes ``rows.safetensors`` if images were chosen or labels changed.
 
     ``class_counts`` are the training images of each class, by the labels that training sees; with label noise
     ``true_class_counts`` are those by the true ones.

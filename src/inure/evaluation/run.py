@@ -19,6 +19,7 @@ from ..data import ImageSet
 from ..errors import UserError, unknown_name
 from ..losses import cross_entropy
 from ..threat import Geometry, describe_threat, parse_threat
+from .by_class import CountGroups, ShareGroups, by_class
 from .cascade import Cascade, repeatable
 from .examples import Examples
 from .flags import flag
@@ -78,6 +79,8 @@ def evaluate(
     store_adversarial: bool = False,
     source_hash: str | None = None,
     flags: Sequence[dict[str, str]] = (),
+    class_counts: Sequence[int] | None = None,
+    groups: ShareGroups | CountGroups | None = None,
     command: str | None = None,
     quiet: bool = True,
 ) -> Evaluation:
@@ -114,6 +117,8 @@ def evaluate(
         store_adversarial: Write the worst image of every example to ``adversarial.safetensors`` in ``out``.
         source_hash: Of the code that makes the net, where its weights do not tell all; part of the protocol.
         flags: What the caller knows to be wrong, {name, severity, detail}; joins those found here.
+        class_counts: Training images of every class: with a long tail the summary has head, body and tail.
+        groups: Which classes these are; thirds if None.
         command: Kept in the summary: what to type to repeat this.
         quiet: No progress bars.
 
@@ -192,6 +197,7 @@ def evaluate(
         "mode": mode,
         "seed": seed,
         "protocol": protocol,
+        "classes": by_class(table, _class_names(images), attacked=bool(members), counts=class_counts, groups=groups),
         **({"command": command} if command else {}),
     }
     summary = summarize(records, table, order, fixed, [*flags, *doubts])
@@ -204,6 +210,10 @@ def evaluate(
     if workers.rank == 0:
         journal.clear()
     return result
+
+
+def _class_names(images: Tensor | np.ndarray | ImageSet) -> tuple[str, ...] | None:
+    return images.class_names if isinstance(images, ImageSet) else None
 
 
 def _check_settings(

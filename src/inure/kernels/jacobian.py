@@ -45,7 +45,6 @@ class Jacobian:
         self._buffers = {name: b.to(dtype) if b.is_floating_point() else b for name, b in buffers.items()}
         with torch.no_grad():
             self.num_classes = self._logits({}, self._x[:2]).shape[1]
-        """Logits of which there are rows."""
 
     def __len__(self) -> int:
         return len(self._x)
@@ -105,8 +104,8 @@ def looking_at(model: nn.Module, bn_mode: BatchNormMode) -> Iterator[nn.Module]:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The net inside ``torch.compile``, DataParallel and DistributedDataParallel."""
-    inner = getattr(model, "_orig_mod", None)
-    if inner is None and isinstance(model, DataParallel | DistributedDataParallel):
-        inner = model.module
-    return model if inner is None else unwrapped(inner)
+    """The net inside ``torch.compile``, Fabric, DataParallel and DistributedDataParallel."""
+    for name in ("_orig_mod", "_original_module"):
+        if isinstance(inner := model.__dict__.get("_modules", {}).get(name), nn.Module):
+            return unwrapped(inner)
+    return unwrapped(model.module) if isinstance(model, DataParallel | DistributedDataParallel) else model

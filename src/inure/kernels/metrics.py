@@ -12,7 +12,7 @@ def kernel_distance(first: Tensor, second: Tensor) -> Tensor:
     At most 1 for positive semi-definite kernels (Fort et al., 2020, arXiv:2010.15110). A zero kernel is at distance 1
     from all.
     """
-    a, b = first.double().flatten(), second.double().flatten()
+    a, b = _double(first).flatten(), _double(second).flatten()
     a, b = a / a.abs().max().clamp_min(_TINY), b / b.abs().max().clamp_min(_TINY)  # squares of huge ones overflow
     return (1 - a @ b / (a.norm() * b.norm()).clamp_min(_TINY)).clamp_min(0)
 
@@ -24,7 +24,7 @@ def kernel_velocity(first: Tensor, second: Tensor, interval: float) -> Tensor:
 
 def spectrum(kernel: Tensor) -> Tensor:
     """(..., N) eigenvalues, the largest first; what rounding made negative is 0."""
-    kernel = kernel.double()
+    kernel = _double(kernel)
     return torch.linalg.eigvalsh((kernel + kernel.mT) / 2).flip(-1).clamp_min(0)
 
 
@@ -46,7 +46,7 @@ def top_mass(eigenvalues: Tensor, k: int) -> Tensor:
 
 def centred(kernel: Tensor) -> Tensor:
     """The kernel of gradients from which their mean over the images was taken: H K H, H = 1 - 1/N."""
-    kernel = kernel.double()
+    kernel = _double(kernel)
     return kernel - kernel.mean(-1, keepdim=True) - kernel.mean(-2, keepdim=True) + kernel.mean((-2, -1), keepdim=True)
 
 
@@ -55,7 +55,7 @@ def alignment(kernel: Tensor, target: Tensor) -> Tensor:
 
     0 for a zero kernel; NaN for a target that is the same at all images.
     """
-    kernel, target = centred(kernel), target.double() - target.double().mean()
+    kernel, target = centred(kernel), _double(target) - _double(target).mean()
     along = torch.einsum("i,...ij,j->...", target, kernel, target)
     return along / kernel.norm(dim=(-2, -1)).clamp_min(_TINY) / (target @ target)
 
@@ -75,7 +75,7 @@ def specialisation(per_class: Tensor, labels: Tensor) -> Tensor:
         has to do with it.
     """
     count = len(per_class)
-    targets = torch.nn.functional.one_hot(labels, count).double()
+    targets = _double(torch.nn.functional.one_hot(labels, count))
     aligned = torch.stack([alignment(per_class, target) for target in targets.T], 1)
     means = aligned.mean(0)
     return torch.where(means.abs() > _TINY, aligned / means, torch.nan)
@@ -91,3 +91,7 @@ def specialisation_score(per_class: Tensor, labels: Tensor) -> Tensor:
 
 def _shares(eigenvalues: Tensor) -> Tensor:
     return eigenvalues / eigenvalues.sum(-1, keepdim=True).clamp_min(_TINY)
+
+
+def _double(values: Tensor) -> Tensor:
+    return (values.cpu() if values.device.type == "mps" else values).double()

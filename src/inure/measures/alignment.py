@@ -3,13 +3,18 @@
 Both fall apart at catastrophic overfitting, before or with the accuracy under PGD.
 """
 
+from typing import Annotated, ClassVar, Literal
+
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from ..attacks.gradient import input_gradient
+from ..config import Real, Whole
 from ..losses import cross_entropy
 from ..models.modes import attack_mode, frozen
 from ..types import Criterion, Images, Labels, Noise, PerExample
+from .measure import Measured, Probe
 
 
 def gradient_alignment(
@@ -65,3 +70,24 @@ def _cosines(a: Tensor, b: Tensor) -> tuple[PerExample, Tensor]:
     a, b = (row / torch.where(size > 0, size, 1) for row, size in zip((a, b), sizes, strict=True))
     cosines = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1)).clamp_min(torch.finfo(a.dtype).tiny)
     return cosines, nonzero
+
+
+class Alignment(Measured):
+    """Cosine of the input gradients at an image and at a random point around it, and the error of linear prediction."""
+
+    names: ClassVar[tuple[str, ...]] = ("gradient_alignment", "linearity_error")
+
+    kind: Literal["alignment"] = "alignment"
+    examples: Annotated[Whole, Field(ge=1)] = 128
+    epsilon: Annotated[Real, Field(gt=0)] | None = None
+    """Of the random point, in pixel units. None: the attack's at the moment, else the evaluation's."""
+
+    def __call__(self, probe: Probe) -> dict[str, float]:
+        """``gradient_alignment``: 1 where the loss is linear. ``linearity_error``: mean, at the attack's images."""
+        batch, noise = probe.batch(self.examples)
+        threat = probe.recipe.evaluation.threat if probe.attack is None else probe.attack.threat
+        epsilon = threat.epsilon if self.epsilon is None else self.epsilon
+        aligned = gradient_alignment(probe.model, batch.x, batch.y, epsilon=epsilon, noise=noise)
+        x_adv = probe.attacked(batch, noise)
+        error = linearity_error(probe.model, batch.x, x_adv, batch.y).mean()
+        return {"gradient_alignment": float(aligned), "linearity_error": float(error)}

@@ -6,14 +6,18 @@ weigh the same. Sun et al. (2023, arXiv:2306.02618) argue with the noise of PGD-
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
+from ..config import Whole
 from ..errors import UserError
 from ..losses import cross_entropy
 from ..models.modes import AttackMode, attack_mode
 from ..types import Images, Labels, PerExample
+from .measure import Measured, Probe
 
 
 @dataclass(frozen=True)
@@ -105,3 +109,24 @@ def noise_of(gradients: Iterable[Sequence[Tensor]], size: int) -> GradientNoise:
 
 def _squared_norm(tensors: Sequence[Tensor]) -> Tensor:
     return torch.stack([t.double().square().sum() for t in tensors]).sum()
+
+
+class GradientNoiseScale(Measured):
+    """How noisy the gradient of training is at adversarial images of the present weights."""
+
+    names: ClassVar[tuple[str, ...]] = ("gradient_noise_trace", "gradient_squared_norm", "gradient_noise_scale")
+
+    kind: Literal["gradient_noise"] = "gradient_noise"
+    examples: Annotated[Whole, Field(ge=2)] = 256
+    micro_batches: Annotated[Whole, Field(ge=2)] = 8
+
+    def __call__(self, probe: Probe) -> dict[str, float]:
+        """tr(Sigma), |G|^2 and their ratio (see ``GradientNoise``) of the training criterion."""
+        batch, noise = probe.batch(self.examples)
+        criterion = probe.recipe.balance.train_at(batch)
+        # By class the images are in order: parts must not be of single classes
+        order = torch.randperm(len(batch.x), generator=torch.Generator().manual_seed(0)).to(batch.x.device)
+        x_adv, y = probe.attacked(batch, noise)[order], batch.y[order]
+        parts = min(self.micro_batches, len(x_adv))
+        found = gradient_noise(probe.model, x_adv, y, criterion, micro_batches=parts)
+        return dict(zip(self.names, map(float, (found.trace, found.squared_norm, found.scale)), strict=True))

@@ -11,13 +11,17 @@ Note:
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
+from ..config import Real, Whole
 from ..models.modes import AttackMode, attack_mode
+from ..noise import CounterNoise
 from ..types import Batch, Criterion, Search
+from .measure import Measured, Probe
 
 Objective = Callable[[nn.Module], Tensor]
 """A net to the scalar that training minimises on one batch, crafting included."""
@@ -83,12 +87,10 @@ def gradient_predictiveness(
     with attack_mode(model, mode):
         before = _gradient(model, parameters, objective, seed)
         norm = _norm(before)
-        with _moved(parameters, before, step / norm.clamp_min(torch.finfo(norm.dtype).tiny)):
+        with _moved(parameters, before, step / _nonzero(norm)):
             after = _gradient(model, parameters, objective, seed)
-    product = torch.stack([(a.double() * b.double()).sum() for a, b in zip(before, after, strict=True)]).sum()
-    scale = (norm.double() * _norm(after).double()).clamp_min(torch.finfo(torch.float64).tiny)
     distance = _norm([a - b for a, b in zip(before, after, strict=True)])
-    return Predictiveness(norm, distance, (product / scale).to(norm.dtype))
+    return Predictiveness(norm, distance, _cosine(before, after))
 
 
 def _trained(model: nn.Module) -> list[nn.Parameter]:
@@ -107,6 +109,15 @@ def _norm(grads: list[Tensor]) -> Tensor:
     return torch.stack([grad.norm() for grad in grads]).norm()
 
 
+def _cosine(first: list[Tensor], second: list[Tensor]) -> Tensor:
+    sizes = _nonzero(_norm(first)), _nonzero(_norm(second))
+    return torch.stack([((a / sizes[0]) * (b / sizes[1])).sum() for a, b in zip(first, second, strict=True)]).sum()
+
+
+def _nonzero(size: Tensor) -> Tensor:
+    return size.clamp_min(torch.finfo(size.dtype).tiny)
+
+
 @contextmanager
 def _moved(parameters: list[nn.Parameter], grads: list[Tensor], length: Tensor) -> Iterator[None]:
     values = [parameter.detach().clone() for parameter in parameters]
@@ -119,3 +130,27 @@ def _moved(parameters: list[nn.Parameter], grads: list[Tensor], length: Tensor) 
         with torch.no_grad():
             for parameter, value in zip(parameters, values, strict=True):
                 parameter.copy_(value)
+
+
+class GradientStability(Measured):
+    """Norm of the training gradient, and its change after a step along it, on a fixed batch that is crafted anew."""
+
+    names: ClassVar[tuple[str, ...]] = ("gradient_norm", "gradient_distance", "gradient_cosine")
+
+    kind: Literal["gradient_stability"] = "gradient_stability"
+    examples: Annotated[Whole, Field(ge=1)] = 128
+    step: Annotated[Real, Field(gt=0)] = 0.1
+    """How far to go along the gradient: an L2 length in the space of the weights."""
+
+    def __call__(self, probe: Probe) -> dict[str, float]:
+        """Of the method's own loss; a method with a memory is asked for the loss at the attack's images alone."""
+        batch, _ = probe.batch(self.examples)
+        criteria = probe.recipe.balance.attack_at(batch), probe.recipe.balance.train_at(batch)
+
+        def plain(model: nn.Module) -> Tensor:
+            return criteria[1](model(probe.attacked(batch, CounterNoise(0, batch.index))), batch.y).mean()
+
+        own = objective_of(probe.method, batch, probe.search, craft_criterion=criteria[0], criterion=criteria[1])
+        objective = plain if hasattr(probe.method, "remember") else own
+        found = gradient_predictiveness(probe.model, objective, step=self.step)
+        return dict(zip(self.names, map(float, found), strict=True))

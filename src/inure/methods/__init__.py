@@ -10,12 +10,25 @@ from .fgsm_pgi import FGSMPGI
 from .free import Free
 from .mart import MART
 from .pgd_at import PGDAT
+from .pgd_kl import PGDKL
 from .standard import Standard
 from .trades import TRADES
 
 Method = Annotated[
-    Standard | PGDAT | TRADES | MART | CoTraining | FastAdvProp | Free | FGSMPGI, Field(discriminator="kind")
+    Standard | PGDAT | TRADES | MART | PGDKL | CoTraining | FastAdvProp | Free | FGSMPGI, Field(discriminator="kind")
 ]
-METHODS = (Standard, PGDAT, TRADES, MART, CoTraining, FastAdvProp, Free, FGSMPGI)
+METHODS = (Standard, PGDAT, TRADES, MART, PGDKL, CoTraining, FastAdvProp, Free, FGSMPGI)
 
-__all__ = ["FGSMPGI", "MART", "METHODS", "PGDAT", "TRADES", "CoTraining", "FastAdvProp", "Free", "Method", "Standard"]
+__all__ = [
+    "FGSMPGI",
+    "MART",
+    "METHODS",
+    "PGDAT",
+    "PGDKL",
+    "TRADES",
+    "CoTraining",
+    "FastAdvProp",
+    "Free",
+    "Method",
+    "Standard",
+]

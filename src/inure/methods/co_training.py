@@ -1,6 +1,6 @@
 """Co-training on clean and adversarial images with parameters per domain (Rebuffi et al., 2022, arXiv:2210.04886)."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -27,6 +27,9 @@ class CoTraining(Settings):
         what concatenation and a mean give; APGD with 2 steps from the image is what the same authors used four
         months later (Croce et al., 2023, arXiv:2302.10164). More domains share 1 - alpha equally: our extension.
     """
+
+    predicts: ClassVar[tuple[str, ...]] = ("adversarial", "clean")
+    """What the update predicts; both are compared with labels, and a penalty takes the first where it has to choose."""
 
     kind: Literal["co_training"] = "co_training"
     attack: Attack = APGD(steps=2, start="zero")
@@ -73,6 +76,11 @@ class CoTraining(Settings):
     def domains(self) -> tuple[str, ...]:
         """Clean, robust, and the further ones."""
         return self.clean, self.robust, *self.adversaries
+
+    @property
+    def attack_weight(self) -> float:
+        """What the objective multiplies the attack's loss by; a penalty's term in the attack is weighed against it."""
+        return 1 - self.alpha
 
     def craft(self, model: nn.Module, batch: Batch, attack: Search, criterion: Criterion) -> Images:
         """(A * B, C, H, W): the images of each adversarial domain, one domain after the other."""

@@ -71,6 +71,11 @@ class FastAdvProp(Settings):
         return "crafting", "penalties", "perturbation"
 
     @property
+    def refuses_of_balance(self) -> tuple[str, ...]:
+        """Parts of ``balance`` that ``step`` has no place for."""
+        return "epsilon", "counter"
+
+    @property
     def domains(self) -> tuple[str, ...]:
         """Clean, robust."""
         return self.clean, self.robust

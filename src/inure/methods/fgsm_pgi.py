@@ -68,6 +68,11 @@ class FGSMPGI(Settings):
             raise UserError("threat.kind", attack.threat.kind, "linf", "method.kind=pgd_at")
         return attack
 
+    @property
+    def couples(self) -> bool:
+        """Whether the images of a batch depend on each other's losses, besides through BatchNorm."""
+        return self.norm == "batch" and self.momentum > 0
+
     def with_attack(self, attack: Any) -> PGDAT:
         """What trains with another attack, which has no use for a prior."""
         return PGDAT(attack=attack, attack_mode=self.attack_mode)

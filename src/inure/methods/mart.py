@@ -28,6 +28,8 @@ class MART(Settings):
 
     ignores: ClassVar[tuple[str, ...]] = ("train",)
     """Criteria of ``balance`` that have no effect here."""
+    predicts: ClassVar[tuple[str, ...]] = ("adversarial", "clean")
+    """What the update predicts; the first is compared with labels."""
 
     kind: Literal["mart"] = "mart"
     attack: Attack = PGD(start="gaussian")

@@ -13,6 +13,8 @@ class Standard(Settings):
 
     ignores: ClassVar[tuple[str, ...]] = ("attack",)
     """Criteria of ``balance`` that have no effect here."""
+    predicts: ClassVar[tuple[str, ...]] = ("clean",)
+    """What the update predicts."""
 
     kind: Literal["standard"] = "standard"
 

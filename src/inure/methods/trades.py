@@ -26,6 +26,8 @@ class TRADES(Settings):
 
     ignores: ClassVar[tuple[str, ...]] = ("attack",)
     """Criteria of ``balance`` that have no effect here."""
+    predicts: ClassVar[tuple[str, ...]] = ("clean", "adversarial")
+    """What the update predicts; the first is compared with labels."""
 
     kind: Literal["trades"] = "trades"
     attack: Attack = PGD(start="gaussian")

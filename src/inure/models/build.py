@@ -8,8 +8,10 @@ from torch import nn
 from ..config import Real, Settings, Whole
 from ..errors import UserError
 from .adapters import Adapters, attach
+from .batchnorm import BatchNorm
 from .classifier import Classifier
 from .from_file import is_file_function, net_from_file
+from .heads import Head, LinearHead, put_head
 from .own import OWN_NETS, build_own, own_net
 from .start import holds_domains, read_start, start_another_task, start_from
 from .timm_net import build_timm
@@ -42,8 +44,10 @@ class Model(Settings):
     the weights have no such stem. None is the net's own."""
     num_classes: _Positive | None = None
     """Only a check: the data know their classes."""
-    norm: Literal["batch", "layer", "group"] | None = None
-    """For ResNets; None is the net's own. ``layer`` is GroupNorm with one group."""
+    norm: Literal["batch", "layer", "group", "none"] | None = None
+    """For ResNets and cnn_digits; None is the net's own. ``layer`` is GroupNorm with one group."""
+    batchnorm: BatchNorm | None = None
+    """How BatchNorm estimates the statistics of eval mode; None is as torch has it."""
     activation: Literal["relu", "silu"] | None = None
     """For wide nets; None is ReLU."""
     drop_path: Annotated[Real, Field(ge=0, lt=1)] = 0
@@ -53,6 +57,8 @@ class Model(Settings):
     """Per channel; None is what pretrained weights want, else 0.5."""
     std: list[Annotated[Real, Field(gt=0)]] | None = None
     """Per channel; None is what pretrained weights want, else 0.5."""
+    head: Head = LinearHead()
+    """The last layer; ``cosine`` is RoBal's."""
     adapters: Adapters | None = None
     """Parameters that exist once per domain; ``cls_token``, a list of kinds, or all settings."""
 
@@ -63,6 +69,21 @@ class Model(Settings):
         if self.transfer and self.pretrained:
             allowed = "false with model.pretrained: weights come from there or from model.weights"
             raise UserError("transfer", True, allowed, "model.pretrained=false")
+        return self
+
+    @model_validator(mode="after")
+    def _heads_per_domain_are_linear(self) -> "Model":
+        kinds = [kind for kind in ("head", "all") if self.adapters is not None and kind in self.adapters.kinds]
+        if kinds and self.head.kind != "linear":
+            allowed = f"linear with adapter {kinds[0]}: a mix of {self.head.kind} layers is no such layer"
+            raise UserError("head.kind", self.head.kind, allowed, "other model.adapters")
+        return self
+
+    @model_validator(mode="after")
+    def _clean_statistics_of_one_domain(self) -> "Model":
+        if self.adapters is not None and self.batchnorm is not None and self.batchnorm.reestimate == "clean":
+            allowed = "training | null with model.adapters: clean images are those of one domain"
+            raise UserError("batchnorm.reestimate", "clean", allowed, "model.batchnorm.reestimate=training")
         return self
 
 
@@ -87,8 +108,11 @@ def build(model: Model, *, num_classes: int, shape: tuple[int, int, int], with_w
         classifier = _from_file(model, num_classes, channels, size, data_size=shape[1:])
     else:
         net = _named_net(model, num_classes, channels, size, data_size=shape[1:], fetch=with_weights)
+        put_head(net, model.head, model.name)
         mean, std = _normalisation(model, net, channels)
         classifier = Classifier(net, num_classes=num_classes, img_size=size, in_channels=channels, mean=mean, std=std)
+    if model.batchnorm is not None:
+        model.batchnorm.apply(classifier, model.name)
     state = read_start(model) if with_weights and model.weights is not None else None
     if state is not None and model.transfer:
         start_another_task(classifier, model, state)
@@ -148,7 +172,8 @@ def _architecture(model: Model) -> dict[str, Any]:
 def _from_file(
     model: Model, num_classes: int, channels: int, size: tuple[int, int], *, data_size: tuple[int, int]
 ) -> Classifier:
-    for name, value in {"pretrained": model.pretrained, **_architecture(model)}.items():
+    head = {} if model.head.kind == "linear" else {"head.kind": model.head.kind}
+    for name, value in {"pretrained": model.pretrained, **_architecture(model), **head}.items():
         if value:
             raise UserError(f"model.{name}", value, "nothing here: the function builds the whole net")
     _refuse_other_size(model, data_size)

@@ -3,21 +3,30 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .norms import Norm, norm_layer
+
 _HIDDEN = 128
 
 
 class CNNDigits(nn.Module):
-    """Convolutions of 16, 32 and 64 channels (3 x 3, strides 1, 2, 2) with BatchNorm, then 128 hidden units.
+    """Convolutions of 16, 32 and 64 channels (3 x 3, strides 1, 2, 2) with a norm, then 128 hidden units.
 
     The net is built for one image size: its features are flattened, not pooled.
     """
 
-    def __init__(self, *, num_classes: int = 10, in_channels: int = 1, img_size: tuple[int, int] = (16, 16)) -> None:
+    def __init__(
+        self,
+        *,
+        num_classes: int = 10,
+        in_channels: int = 1,
+        img_size: tuple[int, int] = (16, 16),
+        norm: Norm = "batch",
+    ) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.block1 = _block(in_channels, 16, stride=1)
-        self.block2 = _block(16, 32, stride=2)
-        self.block3 = _block(32, 64, stride=2)
+        self.block1 = _block(in_channels, 16, 1, norm)
+        self.block2 = _block(16, 32, 2, norm)
+        self.block3 = _block(32, 64, 2, norm)
         height, width = (-(-side // 4) for side in img_size)
         self.hidden = nn.Linear(64 * height * width, _HIDDEN)
         self.fc = nn.Linear(_HIDDEN, num_classes)
@@ -40,7 +49,7 @@ class CNNDigits(nn.Module):
         return self.forward_head(self.forward_features(x))
 
 
-def _block(in_channels: int, channels: int, stride: int) -> nn.Sequential:
+def _block(in_channels: int, channels: int, stride: int, norm: Norm) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1), nn.BatchNorm2d(channels), nn.ReLU()
+        nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1), norm_layer(norm)(channels), nn.ReLU()
     )

@@ -49,7 +49,7 @@ OWN_NETS = {
         True,
     ),
     "vit_digits": OwnNet(_VIT_DIGITS, "ViT of width 48, 3 blocks, 0.09M, for 8 x 8", {**_VIT, "patch_size": 2}, True),
-    "cnn_digits": OwnNet(CNNDigits, "three convolutions and two layers, 0.16M for 16 x 16 digits", {}, True),
+    "cnn_digits": OwnNet(CNNDigits, "three convolutions and two layers, 0.16M for 16 x 16 digits; norm", _RESNET, True),
     "cnn_tiny": OwnNet(CNNTiny, "two convolutions, 5k, for tests and examples", {}),
 }
 

@@ -5,9 +5,10 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..config import Real, Settings
+from ..models.adapt import in_domain
 from ..models.modes import AttackMode, attack_mode
 from ..noise import GeneratorNoise
 from ..types import Criterion, Images, Labels, PerExample
@@ -26,7 +27,8 @@ class GradAlign(Settings):
         point of the threat model. There these passes also update BatchNorm's running statistics; here they do not.
         The authors' weight on CIFAR-10 follows 0.2 * 10^((255 epsilon - 8) / 8), on SVHN
         2.5 * 1.265^((255 epsilon - 8) / 4) (fitted to the values that they list). It differentiates twice:
-        two forwards, a backward to the images, and a second that is part of the graph of the update.
+        two forwards, a backward to the images, and a second that is part of the graph of the update. Of a net with
+        domains it is the robust one, through which the attack goes.
     """
 
     eager: ClassVar[bool] = True
@@ -39,19 +41,36 @@ class GradAlign(Settings):
 
     def __call__(self, outer: Outer) -> PerExample:
         """(B,); between 0 and twice the weight where no gradient is zero."""
-        x, y, model = outer.batch.x, outer.batch.y, outer.model
+        x, y = outer.batch.x, outer.batch.y
+        if self.weight == 0:
+            return x.new_zeros(len(x))
+        model = in_domain(outer.model, getattr(outer.method, "robust", None))
         x0 = outer.attack.threat.random_start(x, GeneratorNoise())
         with attack_mode(model, self.mode):
             at_image = _gradient(model, x, y, outer.criterion, again=False).flatten(1)
             nearby = _gradient(model, x0, y, outer.criterion, again=True).flatten(1)
-        there = (at_image.norm(dim=1) > 0) & (nearby.detach().norm(dim=1) > 0)
-        # cosine_similarity has a finite gradient at zero vectors, and where() keeps it out of the sum
-        away = torch.where(there, 1 - F.cosine_similarity(at_image, nearby, dim=1), 0.0)
+        cosine, there = _cosine(at_image, nearby)
+        away = torch.where(there, 1 - cosine, 0.0)
         return self.weight * away * (len(x) / there.sum().clamp_min(1))
+
+
+def _cosine(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """(B,) cosines of the rows of two (B, D), and where neither is zero; finite everywhere, with its gradient.
+
+    Rows are scaled by their largest entry first: gradients of confident examples are so small that their squares, or
+    the epsilon of ``F.cosine_similarity``, would make them look orthogonal.
+    """
+    sizes = [v.detach().abs().amax(1, keepdim=True) for v in (a, b)]
+    there = (sizes[0] > 0) & (sizes[1] > 0)
+    a, b = (v / torch.where(there, size, 1.0) for v, size in zip((a, b), sizes, strict=True))
+    norms = a.norm(dim=1) * b.norm(dim=1)
+    there = there.squeeze(1)
+    return (a * b).sum(1) / torch.where(there, norms, 1.0), there
 
 
 def _gradient(model: nn.Module, x: Images, y: Labels, criterion: Criterion, *, again: bool) -> Tensor:
     """The input gradient, (B, C, H, W); ``again``: to be differentiated again."""
     x = x.detach().requires_grad_()
-    (grad,) = torch.autograd.grad(criterion(model(x), y).sum(), x, create_graph=again)
+    with sdpa_kernel(SDPBackend.MATH):  # the fused kernels of attention cannot be differentiated twice
+        (grad,) = torch.autograd.grad(criterion(model(x), y).sum(), x, create_graph=again)
     return grad if again else grad.detach()

@@ -8,7 +8,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from ..models.adapt import in_domain
 from ..types import Batch, Criterion, Images, Logits, Losses, PerExample, Term
+
+_PREDICTS = ("adversarial",)
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,8 @@ class Outer:
 
     model: nn.Module
     """This process's own net, for passes of a penalty's own."""
+    method: Any
+    """What trains."""
     batch: Batch
     x_adv: Images
     """(A * B, C, H, W), A = 1 but for co-training with several attacks."""
@@ -31,13 +36,28 @@ class Outer:
     criterion: Criterion
     """What the update descends."""
 
+    @property
+    def labelled(self) -> Logits:
+        """(A * B, K) or (B, K): the predictions that the method compares with labels."""
+        return self.predictions(predicts(self.method)[0])
+
+    def predictions(self, which: str) -> Logits:
+        """The ``clean`` or the ``adversarial`` ones; where nothing is attacked they are the same."""
+        return self.clean if which == "clean" and self.clean is not None else self.adversarial
+
+
+def predicts(method: Any) -> tuple[str, ...]:
+    """What the update of a method predicts, ``clean`` or ``adversarial`` images; the first it compares with labels."""
+    return getattr(method, "predicts", _PREDICTS)
+
 
 class Penalty(Protocol):
     """A term added to any method. It may have a memory (see ``memory.py``).
 
     It may also have ``attack_term(model, batch)``, called before the attack: a function of logits (B, K) to (B,) that
-    is added to what the attack climbs, or None; ``features = True`` if it needs them; and ``eager = True`` if it
-    differentiates twice, which compiled nets refuse.
+    is added to what the attack climbs, or None; ``features = True`` if it needs them; ``eager = True`` if it
+    differentiates twice, which compiled nets refuse; ``needs_attack = True``; and ``on``, which predictions it is
+    about, where it is about some. With a weight of 0 it makes no pass and draws nothing.
     """
 
     def __call__(self, outer: Outer) -> PerExample:
@@ -69,12 +89,14 @@ class Forwards:
         features = torch.cat(self._features)[-count:] if self._features else None
         return torch.cat(self._logits)[-count:], features
 
-    def outer(self, model: nn.Module, batch: Batch, x_adv: Images, attack: Any, criterion: Criterion) -> Outer:
+    def outer(
+        self, model: nn.Module, method: Any, batch: Batch, x_adv: Images, attack: Any, criterion: Criterion
+    ) -> Outer:
         """All that a penalty sees."""
         adversarial, features = self.adversarial(len(x_adv))
         logits, count = torch.cat(self._logits), len(batch.x)
         clean = logits[:count] if len(logits) >= count + len(x_adv) else None
-        return Outer(model, batch, x_adv, adversarial, clean, features, attack, criterion)
+        return Outer(model, method, batch, x_adv, adversarial, clean, features, attack, criterion)
 
 
 @contextmanager
@@ -100,8 +122,12 @@ def watched(model: nn.Module, forwards: Forwards, penalties: Sequence[Any]) -> I
             hook.remove()
 
 
-def attack_terms(penalties: Sequence[Any], model: nn.Module, batch: Batch) -> list[Term]:
-    """What the penalties add to the loss that the attack climbs; those with a memory also take note of the batch."""
+def attack_terms(penalties: Sequence[Any], method: Any, model: nn.Module, batch: Batch) -> list[Term]:
+    """What the penalties add to the loss that the attack climbs; those with a memory also take note of the batch.
+
+    They see ``model`` in the domain of the method's clean images.
+    """
+    model = in_domain(model, getattr(method, "clean", None))
     asked = [penalty.attack_term(model, batch) for penalty in penalties if hasattr(penalty, "attack_term")]
     return [term for term in asked if term is not None]
 

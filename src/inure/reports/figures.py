@@ -71,6 +71,8 @@ class Panel:
     unit: str = ""
     may_be_log: bool = False
     """Whether values that span more than two decades are drawn on a logarithmic axis."""
+    long_tail: bool = False
+    """Whether it is drawn only where a recipe makes a long tail."""
 
 
 _PANELS = (
@@ -83,6 +85,16 @@ _PANELS = (
             Line("validation.robust_accuracy", "-", ROBUST, 100),
         ),
         unit=" %",
+    ),
+    Panel(
+        "Balanced validation accuracy; worst class dotted",
+        (
+            Line("validation.worst_class_robust_accuracy", ":", EXTRA, 100),
+            Line("validation.balanced_clean_accuracy", "--", CLEAN, 100),
+            Line("validation.balanced_robust_accuracy", "-", ROBUST, 100),
+        ),
+        unit=" %",
+        long_tail=True,
     ),
     Panel(
         "Domains: cosine (full), distance over norm (dotted)",
@@ -99,7 +111,10 @@ _PANELS = (
 def training_curves(runs: Sequence[RunFiles]) -> "list[Markup]":
     """One figure per quantity over the epochs, all runs in each; what no run recorded is left out."""
     figures = []
+    long_tailed = any(dig(run.recipe, "data.long_tail") is not None for run in runs)
     for i, panel in enumerate(_PANELS):
+        if panel.long_tail and not long_tailed:
+            continue
         if any(any(_values(run, line)[1]) for run in runs for line in panel.lines):
             draw = _panel_drawing(panel, runs)
             described = f"{panel.title} over epochs, for {', '.join(run.name for run in runs)}"

@@ -10,6 +10,7 @@ from .audits import audits
 from .dials import dials
 from .figures import CLEAN, EXTRA, ROBUST, RUN_COLOURS, training_curves
 from .notices import notices
+from .predictions import prediction_figures
 from .run_files import RunFiles, dig, read_runs
 from .scores import find_evaluation, headline_key
 from .sections import accuracy_groups, headlines, run_section
@@ -74,6 +75,7 @@ def _context(runs: Sequence[RunFiles], key: tuple[str, str] | None) -> dict[str,
         "shifted": shifted_parts(runs),
         "dials": dials(runs),
         "curves": training_curves(runs),
+        "predictions": prediction_figures(runs),
         "best_known": any(run.run.get("best") for run in runs),
         "validated": [
             kind

@@ -51,6 +51,8 @@ class ClassRow:
     total: int
     clean: Score | None
     robust: Score | None
+    trained: int | None = None
+    """Training images, where they are long-tailed."""
 
     @property
     def worst(self) -> float:

@@ -1,14 +1,15 @@
 """The parts of the page, as plain records that the template sets out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..overfitting import overfitting_text
 from .figures import confusion_figure
+from .long_tail import LongTailPart, long_tail_part
 from .notices import is_verified, progress_of
 from .pictures import ExamplePictures, example_pictures
-from .run_files import EvaluationFiles, RunFiles, dig, number, whole
+from .run_files import EvaluationFiles, RunFiles, dig, number, records, whole
 from .scores import (
     AttackRow,
     ClassRow,
@@ -103,6 +104,7 @@ class RunSection:
     confusions: list[ConfusionPart]
     classes: list[ClassRow]
     classes_left_out: int
+    long_tail: LongTailPart | None
     facts: Facts
     recipe_text: str
     protocols: list[tuple[str, str]]
@@ -155,6 +157,9 @@ def run_section(run: RunFiles, headline: EvaluationFiles | None, anchor: str) ->
     pictures, factor = example_pictures(examples) if examples else ([], 1.0)
     names = _class_names(run, evaluation)
     confusions, classes = _outcome_parts(evaluation, names, anchor) if evaluation else ([], [])
+    long_tail = long_tail_part(summary, anchor)
+    if long_tail is not None:
+        classes = _by_training_images(classes, summary)
     shown = classes
     if len(classes) > _MOST_CLASSES:
         shown = sorted(classes, key=lambda row: row.worst)[:_MOST_CLASSES]
@@ -171,6 +176,7 @@ def run_section(run: RunFiles, headline: EvaluationFiles | None, anchor: str) ->
         confusions=confusions,
         classes=shown,
         classes_left_out=len(classes) - len(shown),
+        long_tail=long_tail,
         facts=setting_facts(run),
         recipe_text=run.recipe_text,
         protocols=protocols(run),
@@ -210,6 +216,17 @@ def _outcome_parts(
         figure = confusion_figure(counts, names, columns, name=f"{anchor}{kind}", title=title)
         parts.append(ConfusionPart(figure, _frequent_mistakes(counts, names, columns)))
     return parts, class_rows(finals, names, attacked=attacked)
+
+
+def _by_training_images(rows: list[ClassRow], summary: dict[str, Any]) -> list[ClassRow]:
+    """The same classes, those with the most training images first."""
+    each = records(dig(summary, "classes.each"))
+    if [str(record.get("name")) for record in each] != [row.name for row in rows]:
+        return rows
+    counted = [
+        replace(row, trained=whole(record.get("training_examples"))) for row, record in zip(rows, each, strict=True)
+    ]
+    return sorted(counted, key=lambda row: -(row.trained or 0))
 
 
 def _class_names(run: RunFiles, evaluation: EvaluationFiles | None) -> list[str]:

@@ -34,10 +34,11 @@ def free_step(
 ) -> dict[str, Tensor]:
     """M replays of the batch, each one forward and one full backward, and nothing else.
 
-    A replay: the loss at clamp(x + delta, 0, 1); its backward gives the gradient of the weights and that of delta, which
-    is zero where x + delta lies beyond 0 or 1 (not where it lies at them, whatever torch's clamp says: its gradient there
-    is another in every version); the weights make their step (clipped, averaged); delta becomes clamp(delta + step_size
-    * sign(its gradient), -epsilon, epsilon). So the weights descend at the delta of the replay before. All replays have the batch's learning rate.
+    A replay: the loss at clamp(x + delta, 0, 1); its backward gives the gradient of the weights and that of delta,
+    which is zero where x + delta lies beyond 0 or 1 (not where it lies at them, whatever torch's clamp says: its
+    gradient there is another in every version); the weights make their step (clipped, averaged); delta becomes
+    clamp(delta + step_size * sign(its gradient), -epsilon, epsilon). So the weights descend at the delta of the
+    replay before. All replays have the batch's learning rate.
 
     Args:
         fabric: Gives the (synchronised) backward.

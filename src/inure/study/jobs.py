@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,10 @@ class Job:
     """Those before, which it starts from."""
     suite: str | None = None
     """What it is evaluated with; None is the recipe's."""
+    also: tuple[str, ...] = ()
+    """Further suites."""
+    also_examples: int | None = None
+    """Test images for those."""
     is_cell: bool = True
     """Whether it is evaluated at all."""
 
@@ -74,9 +79,9 @@ def jobs_of(study: Study, out: Path) -> list[Job]:
         assert part.base is not None
         for seed in study.seeds:
             folder = out / BEFORE / slug(name) / f"seed{seed}"
-            before[name, seed] = _job(f"before: {name}", part.base, part.set, seed, folder, before, is_cell=False)
+            before[name, seed] = _job(f"before: {name}", part.base, part.set, seed, folder, before)
     cells = [
-        _job(cell.name, cell.base, cell.overrides, seed, run_folder(out, cell.name, seed), before, suite=study.suite)
+        _job(cell.name, cell.base, cell.overrides, seed, run_folder(out, cell.name, seed), before, study=study)
         for cell in study.cells()
         for seed in study.seeds
     ]
@@ -116,17 +121,21 @@ def run_job(job: Job, failures: Mapping[Path, str], *, quiet: bool) -> dict[str,
     if not job.is_cell:
         return {"failure": None}
     devices = 1 if job.recipe.engine.devices == "auto" else job.recipe.engine.devices
-    summary = evaluate_target(str(run.path), suite=job.suite, devices=devices, resume=True, quiet=True)[1]
-    return {"failure": None, **{quantity: summary[quantity] for quantity in QUANTITIES}}
+    evaluate = partial(evaluate_target, str(run.path), devices=devices, resume=True, quiet=True)
+    summary = evaluate(suite=job.suite)[1]
+    also = {suite: evaluate(suite=suite, examples=job.also_examples)[1]["robust_accuracy"] for suite in job.also}
+    return {"failure": None, **{quantity: summary[quantity] for quantity in QUANTITIES}, "also": also}
 
 
 def _job(
     name: str, base: str, overrides: list[str], seed: int, folder: Path, before: Mapping[tuple[str, int], Job],
-    *, suite: str | None = None, is_cell: bool = True,
+    *, study: Study | None = None,
 ) -> Job:  # fmt: skip
     needs = tuple(before[need, seed] for need in places_in(overrides))
     # Whole paths: processes that share a study may have been started in different folders
     folders = {need: job.folder.resolve() for (need, of), job in before.items() if of == seed}
     filled = [fill_places(override, folders) for override in overrides]
     recipe = load_recipe(base, [*filled, f"seed={seed}"])
-    return Job(name, seed, recipe, folder, needs, suite, is_cell)
+    if study is None:
+        return Job(name, seed, recipe, folder, needs, is_cell=False)
+    return Job(name, seed, recipe, folder, needs, study.suite, tuple(study.also), study.also_examples)

@@ -37,6 +37,8 @@ class CellResult:
     clean_accuracy: list[float | None]
     robust_accuracy: list[float | None]
     failures: list[str]
+    also: dict[str, list[float | None]] = field(default_factory=dict)
+    """Robust accuracy under further suites, one value a seed."""
     against: str | None = None
     """The cell that it is compared with."""
     differences: dict[str, list[Difference]] = field(default_factory=dict)
@@ -81,6 +83,7 @@ def collect(study: Study, jobs: Sequence[Job], records: Mapping[Path, Mapping[st
         good = {seed: (job, record) for seed, (job, record) in mine.items() if not record.get("failure")}
         failed = [f"seed {seed}: {record['failure']}" for seed, (_, record) in mine.items() if seed not in good]
         clean, robust = ([record[quantity] for _, record in good.values()] for quantity in QUANTITIES)
+        also = {suite: [record["also"][suite] for _, record in good.values()] for suite in study.also}
         against = reference_of(study, cell)
         differences, incomparable = {}, []
         if against is not None:
@@ -88,7 +91,7 @@ def collect(study: Study, jobs: Sequence[Job], records: Mapping[Path, Mapping[st
             differences, incomparable = _compare({seed: (good[seed][0], other) for seed, other in others.items()})
         results.append(
             CellResult(
-                cell.name, cell.base, cell.overrides, cell.levels, [*good], clean, robust, failed, against,
+                cell.name, cell.base, cell.overrides, cell.levels, [*good], clean, robust, failed, also, against,
                 differences, incomparable,
             )
         )  # fmt: skip

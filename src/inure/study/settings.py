@@ -55,6 +55,8 @@ class Change(Settings):
     against: dict[str, Any] | None = None
     seeds: _Seeds | None = None
     suite: str | None = None
+    also: list[str] | None = None
+    also_examples: Annotated[Whole, Field(ge=1)] | None = None
 
 
 class Study(Settings):
@@ -78,6 +80,10 @@ class Study(Settings):
     seeds: _Seeds = [0]
     suite: str | None = None
     """None: the recipes' own evaluation.suite."""
+    also: list[str] = []
+    """Further suites that each run is evaluated with; differences and figure are those of ``suite``."""
+    also_examples: Annotated[Whole, Field(ge=1)] | None = None
+    """Test images for these, the first so many; None: all."""
     scales: dict[Scale, Change] = {}
     """The same question for minutes, hours and days of computing; ``at`` chooses one."""
     scale: Scale | None = None
@@ -87,8 +93,9 @@ class Study(Settings):
     def _refuse_impossible(self) -> "Study":
         if len({*self.seeds}) != len(self.seeds):
             raise UserError("seeds", self.seeds, "seeds that differ")
-        if self.suite is not None and self.suite not in SUITES:
-            raise unknown_name("suite", self.suite, SUITES)
+        for setting, suite in [("suite", self.suite), *(("also", name) for name in self.also)]:
+            if suite is not None and suite not in SUITES:
+                raise unknown_name(setting, suite, SUITES)
         if self.scales and self.scale is not None:
             raise UserError("scale", self.scale, "nothing where there are scales: --scale chooses one")
         refuse_impossible_runs(self)
@@ -119,7 +126,11 @@ class Study(Settings):
         for name in ("axes", "grid", "before"):
             tree[name] = {**tree[name], **change[name]}
         tree["set"] = [*tree["set"], *change["set"]]
-        given = {name: change[name] for name in ("base", "against", "seeds", "suite") if change[name] is not None}
+        given = {
+            name: change[name]
+            for name in ("base", "against", "seeds", "suite", "also", "also_examples")
+            if change[name] is not None
+        }
         return config.build(Study, {**tree, **given, "scales": {}, "scale": scale})
 
     def with_overrides(self, overrides: Sequence[str], seeds: list[int] | None = None) -> "Study":

@@ -13,7 +13,12 @@ _COUNTS = ["seeds", "failed"]
 
 def header_of(cells: Sequence[CellResult]) -> list[str]:
     """The columns; differences only where there is something to compare with."""
-    return [*_PLAIN, *(_PAIRED if compared(cells) else []), *_COUNTS]
+    return [
+        *_PLAIN,
+        *(f"{suite} (mean, sd)" for suite in _also(cells)),
+        *(_PAIRED if compared(cells) else []),
+        *_COUNTS,
+    ]
 
 
 def rows_of(cells: Sequence[CellResult]) -> list[list[Any]]:
@@ -25,6 +30,7 @@ def rows_of(cells: Sequence[CellResult]) -> list[list[Any]]:
             _spread(cell.values("clean_accuracy"), sign="", unit=" %"),
             _spread(cell.values("robust_accuracy"), sign="", unit=" %"),
             "; ".join(percent(value) for value in cell.robust_accuracy) or "-",
+            *(_spread([v for v in cell.also[suite] if v is not None], sign="", unit=" %") for suite in _also(cells)),
             *(_differences(cell) if paired else []),
             len(cell.seeds),
             len(cell.failures),
@@ -36,12 +42,25 @@ def rows_of(cells: Sequence[CellResult]) -> list[list[Any]]:
 def short_table(cells: Sequence[CellResult]) -> tuple[list[str], list[list[Any]]]:
     """Columns and rows for a terminal: no single seeds."""
     paired = compared(cells)
-    columns = ["run", "clean", "robust", *(["clean diff.", "robust diff."] if paired else []), "seeds"]
+    also = [*_also(cells)]
+    columns = ["run", "clean", "robust", *also, *(["clean diff.", "robust diff."] if paired else []), "seeds"]
     rows = []
     for cell, row in zip(cells, rows_of(cells), strict=True):
         failed = f", {len(cell.failures)} failed" if cell.failures else ""
-        rows.append([*row[:3], *(row[4:6] if paired else []), f"{len(cell.seeds)}{failed}"])
+        rows.append(
+            [
+                *row[:3],
+                *row[4:][: len(also)],
+                *(row[4 + len(also) :][:2] if paired else []),
+                f"{len(cell.seeds)}{failed}",
+            ]
+        )
     return columns, rows
+
+
+def _also(cells: Sequence[CellResult]) -> dict[str, list[float | None]]:
+    """The further suites, which are the same for all cells."""
+    return cells[0].also if cells else {}
 
 
 def _differences(cell: CellResult) -> list[str]:

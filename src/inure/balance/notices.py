@@ -1,0 +1,43 @@
+"""What a run says of its criteria before it begins, because it would not be noticed otherwise."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def notices(recipe: Any, net: nn.Module) -> Iterator[tuple[str, str]]:
+    """(kind, detail) of the warnings: weights that an attack does not see, criteria that want cosines."""
+    balance = recipe.balance
+    if inert(recipe, net):
+        yield (
+            "inert_balance",
+            f"balance.attack.kind={balance.attack.kind} multiplies each image's loss by a positive number, which the "
+            "attack does not see: it takes signs or normalised gradients, and no image depends on the others; the "
+            "images are those of cross-entropy; try balance.attack.kind=balanced_softmax, balance.epsilon or "
+            "method.attack_mode=train (with BatchNorm)",
+        )
+    for name in ("attack", "train"):
+        criterion = getattr(balance, name)
+        if getattr(criterion, "needs_cosine", False) and recipe.model.head.kind != "cosine":
+            detail = f"balance.{name}.kind={criterion.kind} is made for cosines; try model.head.kind=cosine"
+            yield "needs_cosine", detail
+
+
+def inert(recipe: Any, net: nn.Module) -> bool:
+    """Whether the attack's criterion only weighs examples, where that cannot change any adversarial image.
+
+    The gradient of an image is then a positive multiple of that of its cross-entropy. All attacks for training see
+    its sign, its direction at unit length, or its order of coordinates, and compare losses within one image only. It
+    has an effect where images are coupled (BatchNorm with batch statistics, an attack or method that ``couples`` them)
+    or a penalty's term stands beside it.
+    """
+    method = recipe.method
+    if not getattr(recipe.balance.attack, "only_weights", False) or not hasattr(method, "attack"):
+        return False
+    statistics = method.attack_mode != "eval" and any(isinstance(module, _BatchNorm) for module in net.modules())
+    attacks = (method.attack, *getattr(method, "adversaries", {}).values())
+    coupled = statistics or any(getattr(piece, "couples", False) for piece in (method, *attacks))
+    beside = any(hasattr(penalty, "attack_term") for penalty in recipe.penalties)
+    return not coupled and not beside

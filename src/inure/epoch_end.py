@@ -1,0 +1,74 @@
+"""What an epoch ends with: the weights to look at, their accuracies, and what the recipe's measures say of the net."""
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from . import statistics
+from .averaging import SWA
+from .measures import Probe
+from .recipe import Recipe
+from .validation import accuracies, domain_distance
+
+if TYPE_CHECKING:
+    from .session import Session
+
+
+def evaluated_module(session: "Session") -> nn.Module:
+    """The net that is validated and written: averaged, with statistics estimated anew, where the recipe says so."""
+    statistics.average_over_processes(session.fabric, session.local)
+    module = session.local if session.averager is None else session.averager.module
+    anew = session.recipe.model.batchnorm
+    if anew is not None and anew.reestimate is not None:
+        module = copy.deepcopy(module)
+        _estimate(session, module, source=anew.reestimate, batches=anew.batches)
+    elif session.averager and isinstance(session.recipe.averaging, SWA) and session.averager.updates:
+        _estimate(session, module)
+    if module is not session.local:
+        statistics.average_over_processes(session.fabric, module)
+    return module
+
+
+def _estimate(session: "Session", module: nn.Module, **how: Any) -> None:
+    if statistics.has_statistics(module):
+        where = session.progress.epoch, session.num_classes, session.progress.step
+        statistics.estimate(module, session.recipe, session.loader, *where, session.memory, **how)
+
+
+def validated(session: "Session", module: nn.Module) -> dict[str, float]:
+    """Accuracies of ``module`` on the validation split, the same in every process."""
+    # Compiled graphs are for the shapes of training; here they would only be compiled anew
+    with torch.compiler.set_stance("force_eager"):
+        counts = session.validator.counts(module)
+    if session.fabric.world_size > 1:
+        counts = {name: session.fabric.all_reduce(value, reduce_op="sum") for name, value in counts.items()}
+    return accuracies(counts) | {name: float(value) for name, value in domain_distance(module).items()}
+
+
+def measured(session: "Session") -> dict[str, float]:
+    """What the measures that are due say of the net, the same in every process; it may end a phase."""
+    state, recipe, fabric = session.progress, session.recipe, session.fabric
+    due = [m for m in recipe.measures if state.epoch % m.every == 0 or state.epoch == recipe.epochs]
+    if not due:
+        return {}
+    statistics.average_over_processes(fabric, session.local)
+    method, progress = recipe.regime.method(recipe.method, state.phase), state.step / session.total_steps
+    probe = Probe(session.local, session.validator.images, recipe, method, progress, fabric.device, session.memory)
+    with torch.compiler.set_stance("force_eager"):
+        found = {name: value for measure in due for name, value in measure(probe).items()}
+    if fabric.world_size > 1:
+        found = {name: float(fabric.all_reduce(torch.tensor(v), reduce_op="mean")) for name, v in found.items()}
+    if state.end_phase(recipe.regime, found):
+        session.bars.say(f"phase {state.phase} of {len(recipe.regime.phases)} begins: {found}")
+    return found
+
+
+def metric_of(recipe: Recipe) -> str:
+    """The validation accuracy by which the best epoch is chosen."""
+    metric = recipe.checkpoint.metric
+    if metric == "auto":
+        metric = "robust" if hasattr(recipe.method, "attack") else "clean"
+        metric = metric if recipe.data.long_tail is None else f"balanced_{metric}"
+    return f"{metric}_accuracy"
