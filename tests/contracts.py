@@ -42,6 +42,8 @@ class AttackLine(NamedTuple):
     stops: bool = False
     """Whether it is done with an example once that is misclassified (for verdicts): then the checks give it labels
     that the net gets right."""
+    alone: bool = True
+    """Whether what becomes of an image depends on it alone; False, for training only, if on the others of its batch."""
 
 
 class MethodLine(NamedTuple):
@@ -80,9 +82,9 @@ ATTACKS = [
     AttackLine(FGSM(threat=_L1), 1),
     AttackLine(NFGSM(threat=_LINF), 1, Linf(epsilon=0.05 * 3)),
     AttackLine(NFGSM(threat=_LINF, noise=0.5), 1, Linf(epsilon=0.05 * 1.5)),
-    AttackLine(NoisyFGSM(threat=_LINF), 1, Linf(epsilon=1)),
-    AttackLine(NoisyFGSM(threat=_LINF, clip=True, noise=0.5), 1),
-    AttackLine(NoisyFGSM(threat=_LINF, scale="gradient"), 2, Linf(epsilon=1)),
+    AttackLine(NoisyFGSM(threat=_LINF), 1, Linf(epsilon=1), alone=False),
+    AttackLine(NoisyFGSM(threat=_LINF, clip=True, noise=0.5), 1, alone=False),
+    AttackLine(NoisyFGSM(threat=_LINF, scale="gradient"), 2, Linf(epsilon=1), alone=False),
     AttackLine(ZeroGrad(threat=_LINF), 1),
     AttackLine(ZeroGrad(threat=_LINF, quantile=0, step_size=0.06), 1),
     AttackLine(MultiGrad(threat=_LINF), 3),

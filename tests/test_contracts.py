@@ -154,6 +154,8 @@ def test_an_attack_gives_the_same_result_for_the_same_seed_and_does_not_change_i
 
 @attacks
 def test_an_attack_with_counted_noise_treats_every_example_alone(line):
+    if not line.alone:
+        return
     net, batch, order = tiny_net().eval().double(), tiny_batch(12), torch.randperm(12)
     x = batch.x.double()
     whole = line.attack(net, x, batch.y, noise=noise_of(batch))
@@ -179,8 +181,9 @@ def test_an_attack_takes_radii_per_example(line):
         return resized(net, x[rows], batch.y[rows], noise=noise_of(replace(batch, index=batch.index[rows])))
 
     together = attack(radii, slice(None))
-    alone = torch.cat([attack(float(radii[i]), slice(i, i + 1)) for i in range(8)])
-    assert torch.allclose(together, alone, rtol=0, atol=TOLERANCE)
+    if line.alone:
+        alone = torch.cat([attack(float(radii[i]), slice(i, i + 1)) for i in range(8)])
+        assert torch.allclose(together, alone, rtol=0, atol=TOLERANCE)
     assert torch.equal(together[0], x[0])
     assert (line.attack.threat.distance(together, x)[1:] > 0).all()
 

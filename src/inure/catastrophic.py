@@ -50,12 +50,15 @@ class Collapse(Settings):
         ends = range(len(history), len(history) - self.checks, -1)
         return len(history) >= self.checks and all(self.suspects(history[:end]) for end in ends)
 
-    def text(self, history: Sequence[Mapping[str, Any]]) -> str:
-        """The figures, and what to try."""
+    def figures(self, history: Sequence[Mapping[str, Any]]) -> str:
+        """What the newest record shows."""
         seen = history[-1]["validation"]
         aligned = f", gradient alignment {seen['alignment']:.2f}" if "alignment" in seen else ""
+        return f"FGSM accuracy {seen['fgsm_accuracy']:.1%} but PGD accuracy {seen['probe_pgd_accuracy']:.1%}{aligned}"
+
+    def text(self, history: Sequence[Mapping[str, Any]]) -> str:
+        """The figures, and what to try."""
         return (
-            f"FGSM accuracy {seen['fgsm_accuracy']:.1%} but PGD accuracy {seen['probe_pgd_accuracy']:.1%}{aligned} "
-            f"at {self.checks} checks in a row; try guards.catastrophic=rollback, method.attack.kind=n_fgsm, "
-            "more steps (method.attack.kind=pgd) or a smaller epsilon"
+            f"{self.figures(history)} at {self.checks} checks in a row; try guards.catastrophic=rollback, "
+            "method.attack.kind=n_fgsm, more steps (method.attack.kind=pgd) or a smaller epsilon"
         )

@@ -49,7 +49,8 @@ def meet_collapse(session: "Session") -> None:
     guards, state, history = session.recipe.guards, session.progress, session.ledger.history
     if guards.catastrophic == "warn" or not guards.collapse.found(history):
         return
-    epochs, steps, detail = guards.recovery_epochs, guards.recovery_steps, guards.collapse.text(history)
+    epochs, steps = guards.recovery_epochs, guards.recovery_steps
+    seen = f"{guards.collapse.figures(history)} after epoch {state.epoch}"
     training = f"{epochs} {'epoch' if epochs == 1 else 'epochs'} of PGD-{steps}"
     if guards.catastrophic == "switch":
         if not session.done:
@@ -59,8 +60,7 @@ def meet_collapse(session: "Session") -> None:
         state = session.progress
         state.recovery = epochs
         # Logged at the step of the checkpoint: what comes after it was forgotten
-        session.warn("catastrophic_overfitting", detail)
-        session.warn("rollback", f"back to step {state.step}, lr times {state.lr_factor:g}, {training}")
+        session.warn("rollback", f"{seen}: back to step {state.step}, lr times {state.lr_factor:g}, {training}")
     else:
         state.collapsed = True
         session.warn("stop", "the weights with the best accuracy so far are handed on")
