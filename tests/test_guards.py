@@ -147,10 +147,10 @@ def test_a_collapse_is_reported_while_training(tmp_path, capfd):
 
 def test_overfitting_to_one_step_is_reported_while_training(tmp_path, capfd, monkeypatch):
     """What the probes measured is made up; that it is looked at is not."""
-    session = importlib.import_module("inure.session")
+    ends = importlib.import_module("inure.epoch_end")
     made_up = {"fgsm_accuracy": 0.9, "probe_pgd_accuracy": 0.0}
-    accuracies = session.accuracies
-    monkeypatch.setattr(session, "accuracies", lambda counts: {**accuracies(counts), **made_up})
+    accuracies = ends.accuracies
+    monkeypatch.setattr(ends, "accuracies", lambda counts: {**accuracies(counts), **made_up})
     train(load_recipe("digits/pgd_at", ["method.attack.kind=fgsm", *TINY, "epochs=3"]), tmp_path / "run")
     found = [w["epoch"] for w in records(tmp_path / "run", "warning") if w["kind"] == "catastrophic_overfitting"]
     assert found == [2, 3]
