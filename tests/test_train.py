@@ -94,6 +94,7 @@ def test_a_record_of_an_epoch_says_where_it_is_and_how_well_it_does(finished):
         assert r["validation"].keys() == {
             "clean_accuracy", "clean_loss", "robust_accuracy", "fgsm_accuracy", "probe_pgd_accuracy",
             "balanced_clean_accuracy", "balanced_robust_accuracy", "worst_class_robust_accuracy",
+            "alignment",
         }  # fmt: skip
         assert min(r["seconds"], r["images_per_second"]) > 0
 
@@ -191,7 +192,7 @@ def scripted(monkeypatch, tmp_path):
     """Train with made-up validation accuracies; what each epoch's weights were is kept in files."""
 
     def run(robust: list[float], *overrides: str, clean: list[float] | None = None) -> Path:
-        module, made_up = importlib.import_module("inure.session"), zip(robust, clean or robust, strict=True)
+        module, made_up = importlib.import_module("inure.epoch_end"), zip(robust, clean or robust, strict=True)
         measured, save, kept = module.accuracies, Session.save, tmp_path / "kept"
         kept.mkdir()
 
@@ -199,10 +200,10 @@ def scripted(monkeypatch, tmp_path):
             r, c = next(made_up)
             return {**measured(counts), "robust_accuracy": r, "clean_accuracy": c}
 
-        def saved(self):
+        def saved(self, **how):
             if (last := self.run.checkpoints / "last.safetensors").exists():
                 (kept / f"{self.progress.epoch}").write_bytes(last.read_bytes())
-            save(self)
+            save(self, **how)
 
         monkeypatch.setattr(module, "accuracies", accuracies_of)
         monkeypatch.setattr(Session, "save", saved)
