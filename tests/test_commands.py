@@ -172,7 +172,8 @@ def test_the_module_and_the_script_are_the_same_command(program):
         (["train", RECIPE, "epochs=["], "epochs: got [; allowed a YAML value"),
         (
             ["train", RECIPE, "method.kind=pgdat"],
-            "method.kind: got pgdat; allowed standard | pgd_at | trades | mart | co_training | fast_adv_prop",
+            "method.kind: got pgdat; allowed standard | pgd_at | trades | mart | co_training | fast_adv_prop | free | "
+            "fgsm_pgi",
         ),
         (["train", RECIPE, "method.attack.threat.epsilon=8"], "method.attack.threat.epsilon: got 8; allowed 0 to 1"),
         (["train", RECIPE, "method.attack.threat.epsilon=-8/255"], "method.attack.threat.epsilon: got -8/255"),
@@ -309,7 +310,7 @@ def test_everything_that_is_listed_exists(call):
     for name in names:
         load_recipe(name)
     methods = [line.split("\t")[0] for line in call("list", "methods")[1].splitlines()]
-    assert methods == ["standard", "pgd_at", "trades", "mart", "co_training", "fast_adv_prop"]
+    assert methods == ["standard", "pgd_at", "trades", "mart", "co_training", "fast_adv_prop", "free", "fgsm_pgi"]
 
 
 def test_train_prints_the_folder_last_and_writes_progress_to_stderr(call, tmp_path):

@@ -50,8 +50,8 @@ def recipe(*overrides: str) -> Recipe:
         (["method.attack.start=far"], "method.attack.start: got far; allowed zero | uniform | gaussian"),
         (
             ["method.kind=tradez"],
-            "method.kind: got tradez; allowed standard | pgd_at | trades | mart | co_training | fast_adv_prop; "
-            "try trades",
+            "method.kind: got tradez; allowed standard | pgd_at | trades | mart | pgd_kl | co_training | fast_adv_prop "
+            "| free | fgsm_pgi; try trades",
         ),
         (["model.adapters=cls_token"], "model.adapters: got cls_token; allowed null: method pgd_at trains a single"),
         (

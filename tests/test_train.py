@@ -191,7 +191,7 @@ def scripted(monkeypatch, tmp_path):
     """Train with made-up validation accuracies; what each epoch's weights were is kept in files."""
 
     def run(robust: list[float], *overrides: str, clean: list[float] | None = None) -> Path:
-        module, made_up = importlib.import_module("inure.session"), zip(robust, clean or robust, strict=True)
+        module, made_up = importlib.import_module("inure.epoch_end"), zip(robust, clean or robust, strict=True)
         measured, save, kept = module.accuracies, Session.save, tmp_path / "kept"
         kept.mkdir()
 
@@ -199,10 +199,10 @@ def scripted(monkeypatch, tmp_path):
             r, c = next(made_up)
             return {**measured(counts), "robust_accuracy": r, "clean_accuracy": c}
 
-        def saved(self):
+        def saved(self, **options):
             if (last := self.run.checkpoints / "last.safetensors").exists():
                 (kept / f"{self.progress.epoch}").write_bytes(last.read_bytes())
-            save(self)
+            save(self, **options)
 
         monkeypatch.setattr(module, "accuracies", accuracies_of)
         monkeypatch.setattr(Session, "save", saved)

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .console import percent
-from .evaluation.intervals import Z95
 
 
 def overfitting(history: Sequence[Mapping[str, Any]], examples: int) -> dict[str, Any] | None:
@@ -28,6 +27,8 @@ def overfitting(history: Sequence[Mapping[str, Any]], examples: int) -> dict[str
         ``begins``: the first epoch after the best from which on every validation lies below ``best`` by more than
         1.96 standard errors of a difference of two independent shares of ``examples``, None if there is none.
     """
+    from .evaluation.intervals import Z95  # here: reports read the sentence without all that evaluates
+
     seen = [(int(r["epoch"]), float(r["validation"]["robust_accuracy"])) for r in history]
     if len(seen) < 2:
         return None

@@ -88,8 +88,7 @@ def train_step(
             losses = method.losses(model, batch, x_adv, criterion)
         if penalties:
             with fabric.autocast():
-                attack = regime.scale(method.attack, batch.progress) if hasattr(method, "attack") else None
-                outer = forwards.outer(local, method, batch, x_adv, attack, criterion)
+                outer = forwards.outer(local, method, batch, x_adv, search, criterion)
                 losses = with_penalties(losses, penalties, outer)
         fabric.backward(losses.total.mean())
         return losses

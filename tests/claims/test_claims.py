@@ -104,7 +104,7 @@ def test_a_claim_runs_from_training_to_verdict(tmp_path_factory, capsys, claim):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["adapters/tokn"], "CLAIM: got adapters/tokn; allowed adapters/collapse"),
+        (["adapters/tokn"], "CLAIM: got adapters/tokn; allowed one of"),
         (["adapters/token", "--scale", "large"], "--scale: got large; allowed smoke | gpu | paper"),
         (["adapters/token", "--seeds", "0"], "--seeds: got 0"),
         (["adapters/token", "epohcs=3", "--seeds", "1"], "epohcs: got an unknown field"),

@@ -23,6 +23,7 @@ from inure.penalties import TAIL, GradAlign, TemporalEnsembling
 from inure.perturbation import AWP
 from inure.recipe import Recipe, load_recipe
 from inure.regime import Regime
+from inure.schedules import Ramp
 from inure.train import train_step
 from runs import TINY_ATTACK, assert_same_run, inure, records, saved_steps
 from tiny import assert_same_state, counting, soft, state_of
@@ -107,6 +108,42 @@ def test_a_step_makes_the_passes_of_method_and_penalty(fabric, line, penalty):
 def test_the_passes_of_a_recipe_count_those_of_its_penalties(penalty, forwards, inputs, full):
     found = passes(Recipe(method=PGDAT(), penalties=[penalty]))
     assert found == {"forwards": forwards, "input_backwards": inputs, "full_backwards": full}
+
+
+class Radii(Balance):
+    """As where classes have radii of their own."""
+
+    def radii(self, batch):
+        return 1 + (batch.y % 2).to(batch.x.dtype)
+
+
+class Spy:
+    kind = "spy"
+
+    def __call__(self, outer):
+        self.threat = None if outer.attack is None else outer.attack.threat
+        return outer.adversarial.new_zeros(len(outer.adversarial))
+
+
+def test_a_penalty_sees_the_ball_of_the_moment_with_the_radius_of_each_image(fabric):
+    net, spy = feature_net().train(), Spy()
+    model, optimizer = fabric.setup(net, SGD().build(net))
+    batch, regime = batch_of({}, progress=0.5), Regime(epsilon=Ramp(until=1))
+    for method, balance in (
+        (PGDAT(attack=ATTACK), Balance()),
+        (PGDAT(attack=ATTACK), Radii()),
+        (Standard(), Balance()),
+    ):
+        train_step(
+            fabric, model, optimizer, batch, method=method, balance=balance, penalties=[spy],
+            regime=regime if hasattr(method, "attack") else Regime(),
+        )  # fmt: skip
+        if not hasattr(method, "attack"):
+            assert spy.threat is None
+        else:
+            factor = balance.radii(batch)
+            radii = torch.as_tensor(0.05 * 0.5 * (1.0 if factor is None else factor))
+            assert torch.allclose(torch.as_tensor(spy.threat.epsilon).float(), radii.float())
 
 
 def test_the_same_penalty_twice_and_one_that_a_step_has_no_place_for_are_refused():

@@ -80,7 +80,7 @@ class Cure:
             "there is no robust overfitting to cure"
             if fails
             else "; ".join(f"{text}: {answer}" for text, answer in conditions),
-            ["", *(name.replace("_", " ") + ", points" for name in Found._fields)],
+            ["", "PGD-AT, best minus last", "with ensembling", "last, with minus without", "clean, with minus without"],
             [[f"seed {seed}", *(i.text() for i in one)] for seed, one in zip(lab.seeds, found, strict=True)],
             curves({title: histories}, "progress", "robust accuracy on validation images, %"),
             {"differences": [{name: tuple(vars(i).values()) for name, i in one._asdict().items()} for one in found]},

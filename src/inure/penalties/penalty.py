@@ -32,7 +32,8 @@ class Outer:
     features: Tensor | None
     """(A * B, D), pooled, of ``x_adv``; for penalties with ``features``."""
     attack: Any
-    """The method's attack at its strength of the moment; None if it has none."""
+    """What crafted, with its ``threat`` at the strength of the moment, radii by class included; None if nothing is
+    attacked."""
     criterion: Criterion
     """What the update descends."""
 

@@ -37,14 +37,14 @@ class CellResult:
     clean_accuracy: list[float | None]
     robust_accuracy: list[float | None]
     failures: list[str]
-    also: dict[str, list[float | None]] = field(default_factory=dict)
-    """Robust accuracy under further suites, one value a seed."""
     against: str | None = None
     """The cell that it is compared with."""
     differences: dict[str, list[Difference]] = field(default_factory=dict)
     """``clean`` and ``robust``: one for each seed that both cells have."""
     incomparable: list[str] = field(default_factory=list)
     """Why a seed is missing there."""
+    also: dict[str, list[float | None]] = field(default_factory=dict)
+    """Robust accuracy under further suites, one value a seed."""
 
     def values(self, quantity: str) -> list[float]:
         """``clean_accuracy`` or ``robust_accuracy`` of the seeds that have one."""
@@ -91,8 +91,8 @@ def collect(study: Study, jobs: Sequence[Job], records: Mapping[Path, Mapping[st
             differences, incomparable = _compare({seed: (good[seed][0], other) for seed, other in others.items()})
         results.append(
             CellResult(
-                cell.name, cell.base, cell.overrides, cell.levels, [*good], clean, robust, failed, also, against,
-                differences, incomparable,
+                cell.name, cell.base, cell.overrides, cell.levels, [*good], clean, robust, failed, against, differences,
+                incomparable, also,
             )
         )  # fmt: skip
     return results
