@@ -18,6 +18,7 @@ from lightning_fabric import Fabric
 from faults import stderr_to
 from inure import commands
 from inure.data import Data
+from inure.methods import METHODS
 from inure.models import Model, build
 from inure.passes import passes
 from inure.recipe import load_recipe
@@ -34,6 +35,7 @@ LISTS = (
     "claims", "corruptions", "shifts", "crafting",
 )  # fmt: skip
 RECIPE = "digits/pgd_at"
+METHOD_KINDS = [method.model_fields["kind"].default for method in METHODS]
 
 
 def words(value: object) -> str:
@@ -172,7 +174,7 @@ def test_the_module_and_the_script_are_the_same_command(program):
         (["train", RECIPE, "epochs=["], "epochs: got [; allowed a YAML value"),
         (
             ["train", RECIPE, "method.kind=pgdat"],
-            "method.kind: got pgdat; allowed standard | pgd_at | trades | mart | co_training | fast_adv_prop",
+            f"method.kind: got pgdat; allowed {' | '.join(METHOD_KINDS)}; try pgd_at",
         ),
         (["train", RECIPE, "method.attack.threat.epsilon=8"], "method.attack.threat.epsilon: got 8; allowed 0 to 1"),
         (["train", RECIPE, "method.attack.threat.epsilon=-8/255"], "method.attack.threat.epsilon: got -8/255"),
@@ -189,7 +191,7 @@ def test_the_module_and_the_script_are_the_same_command(program):
         (["predict", "nowhere", "x.png"], "TARGET: got nowhere"),
         (["compare", "nowhere", "nor_there"], "A: got nowhere"),
         (["report", "nowhere"], "nowhere: got no such folder; allowed a run directory"),
-        (["study", "digits_method"], "STUDY: got digits_method; allowed digits_methods"),
+        (["study", "digits_method"], "STUDY: got digits_method; allowed deat_grid | digits_methods | "),
     ],
     ids=words,
 )
@@ -309,7 +311,8 @@ def test_everything_that_is_listed_exists(call):
     for name in names:
         load_recipe(name)
     methods = [line.split("\t")[0] for line in call("list", "methods")[1].splitlines()]
-    assert methods == ["standard", "pgd_at", "trades", "mart", "co_training", "fast_adv_prop"]
+    assert methods == METHOD_KINDS
+    assert {"standard", "pgd_at", "trades", "mart", "co_training", "fast_adv_prop", "free", "fgsm_pgi"} <= {*methods}
 
 
 def test_train_prints_the_folder_last_and_writes_progress_to_stderr(call, tmp_path):

@@ -109,3 +109,13 @@ def test_a_run_with_phases_tells_what_they_saved_and_resumes_exactly(tmp_path):
     assert again.code == 0, again.err
     assert info(tmp_path / "cut")["phases"] == cost
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+@pytest.mark.parametrize(
+    "settings", [("method.kind=trades",), ("method.kind=mart",), ("penalties=[{kind: grad_align}]",)]
+)
+def test_methods_with_other_parts_follow_a_clean_phase_in_the_middle_of_an_epoch(tmp_path, settings):
+    recipe = ("digits/pgd_at", *settings, *TINY_ATTACK, "epochs=1", "regime.phases=[{until: 0.5}]")
+    ended = inure("train", *recipe, "--out", "run", folder=tmp_path)
+    assert ended.code == 0, ended.err
+    assert len(records(tmp_path / "run")) == 1

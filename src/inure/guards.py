@@ -24,6 +24,9 @@ class FiniteGuard:
 
     def observe(self, step: int, logged: dict[str, Tensor]) -> None:
         """Take in the logged numbers of one step; no host synchronisation."""
+        if self._parts is not None and self._names != list(logged):  # another method trains: a phase, a recovery
+            self.check()
+            self.reset()
         values = torch.stack([value.float() for value in logged.values()])
         bad = ~values.isfinite().all()
         if self._step is None or self._parts is None:

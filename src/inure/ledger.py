@@ -40,7 +40,9 @@ class Ledger:
         now = time.monotonic()
         counted = {"images": float(images), "steps": 1.0, "seconds": now - self._begin}
         self._counts = {name: self._counts[name] + value for name, value in counted.items()}
-        self._sums = {n: self._sums[n] + value if self._sums else value.clone() for n, value in logged.items()}
+        # A phase or a recovery may end within the tally: parts that only one of two methods has count as 0 of the other
+        added = {n: self._sums[n] + v if n in self._sums else v.clone() for n, v in logged.items()}
+        self._sums = {**self._sums, **added}
         self._begin = now
 
     def mean_loss(self) -> float:

@@ -87,7 +87,8 @@ class Session:
         if state.recovery:
             state.recovery_steps += 1
             return in_recovery(self.recipe.method, self.recipe.guards.recovery_steps)
-        state.phase = self.recipe.regime.phase(progress, state.phase)
+        phase = self.recipe.regime.phase(progress, state.phase)
+        state.phase, state.below = phase, state.below if phase == state.phase else 0
         state.phase_steps[str(state.phase)] = state.phase_steps.get(str(state.phase), 0) + 1
         return self.recipe.regime.method(self.recipe.method, state.phase)
 

@@ -42,7 +42,7 @@ class GradAlign(Settings):
     def __call__(self, outer: Outer) -> PerExample:
         """(B,); between 0 and twice the weight where no gradient is zero."""
         x, y = outer.batch.x, outer.batch.y
-        if self.weight == 0:
+        if self.weight == 0 or outer.attack is None:  # none in a phase of clean images
             return x.new_zeros(len(x))
         model = in_domain(outer.model, getattr(outer.method, "robust", None))
         x0 = outer.attack.threat.random_start(x, GeneratorNoise())
