@@ -95,7 +95,7 @@ def test_a_switch_trains_with_pgd_for_so_many_epochs_and_returns(tmp_path, looki
     run = tmp_path / "run"
     train(tiny("guards.catastrophic=switch", "guards.recovery_epochs=2"), run, quiet=True)
     assert attacks(looking) == [(e, "pgd" if e in (4, 5) else "fgsm") for e in range(1, 9)]
-    assert [r["epoch"] for r in records(run) if r.get("recovering")] == [4, 5]
+    assert [r["epoch"] for r in records(run) if r.get("exempt") == "recovery"] == [4, 5]
     assert info(run)["recovery_steps"] == 2 * STEPS_PER_EPOCH
     (said,) = [w for w in records(run, "warning") if w["kind"] == "switch"]
     assert (said["epoch"], said["detail"]) == (3, "2 epochs of PGD-7")
@@ -137,6 +137,17 @@ def test_a_collapse_from_the_beginning_goes_back_to_the_beginning(tmp_path, look
     seems({1: 1, 2: 1})
     train(tiny("guards.catastrophic=rollback", "guards.collapse.drop=1"), tmp_path / "run", quiet=True)
     assert [epoch for epoch, kind in attacks(looking) if kind == "pgd"][:2] == [1, 2]
+
+
+def test_the_price_of_what_a_rollback_undid_is_counted(tmp_path, looking):
+    """4 and 5 look bad, and so do 6 and 7 after the recovery: back to the end of 5, and PGD once more."""
+    seems({4: 1, 5: 1, 6: 1, 7: 1})
+    run = tmp_path / "run"
+    train(tiny("guards.catastrophic=rollback", "regime.phases=[{until: 0}]"), run, quiet=True)
+    assert [epoch for epoch, kind in attacks(looking) if kind == "pgd"] == [4, 5, 6, 7]
+    assert info(run)["recovery_steps"] == 4 * STEPS_PER_EPOCH
+    # FGSM, of two passes a step: epochs 1 to 5, 6 and 7 before they were undone, and 8
+    assert info(run)["phases"]["pairs"] == 2 * 8 * STEPS_PER_EPOCH
 
 
 def killed_in(epoch: int, bad: dict[int, int]) -> None:

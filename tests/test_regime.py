@@ -1,5 +1,7 @@
 """Phases of a regime: what trains when, bit for bit, and what it saves."""
 
+import importlib
+
 import pytest
 import torch
 
@@ -9,12 +11,14 @@ from inure.errors import UserError
 from inure.methods import MART, PGDAT, TRADES, Standard
 from inure.optimizers import SGD
 from inure.passes import passes, saved
-from inure.recipe import Recipe
+from inure.recipe import Recipe, load_recipe
 from inure.regime import Below, Phase, Regime
+from inure.schedules import Ramp
 from inure.snapshot import Progress
 from inure.threat import Linf
 from inure.train import step_of
-from runs import TINY_ATTACK, assert_same_run, info, inure, records
+from inure.train import train as train_run
+from runs import TINY, TINY_ATTACK, assert_same_run, info, inure, records
 from tiny import assert_same_state, counting, state_of, tiny_batch, tiny_net
 
 ATTACK = PGD(threat=Linf(epsilon=0.05), steps=4, start="gaussian")
@@ -80,11 +84,11 @@ def test_a_phase_ends_early_when_what_it_waits_for_is_small_often_enough_in_a_ro
     regime = Regime(phases=[Phase(until=0.5, below=Below(measure="kernel_distance", value=0.01, times=2))])
     state, ended = Progress(), []
     for value in (0.5, 0.009, 0.02, 0.009, 0.001, 0.5, 0.001, 0.001):
-        ended.append(state.end_phase(regime, {"kernel_distance": value}))
+        ended.append(state.end_epoch(regime, {"kernel_distance": value}))
     assert ended == [False] * 4 + [True] + [False] * 3
     assert (state.phase, state.below) == (1, 0)
-    assert not Progress().end_phase(regime, {"other": 0.0})
-    assert not Progress().end_phase(Regime(phases=[Phase(until=0.5)]), {"kernel_distance": 0.0})
+    assert not Progress().end_epoch(regime, {"other": 0.0})
+    assert not Progress().end_epoch(Regime(phases=[Phase(until=0.5)]), {"kernel_distance": 0.0})
 
 
 def test_phases_out_of_order_or_without_an_attack_are_refused():
@@ -119,3 +123,65 @@ def test_methods_with_other_parts_follow_a_clean_phase_in_the_middle_of_an_epoch
     ended = inure("train", *recipe, "--out", "run", folder=tmp_path)
     assert ended.code == 0, ended.err
     assert len(records(tmp_path / "run")) == 1
+
+
+def test_an_attack_of_a_phase_that_cannot_act_in_the_threat_is_refused():
+    l2 = "method.attack.threat={kind: l2, epsilon: 0.5}"
+    for kind in ("n_fgsm", "zero_grad", "multi_grad", "noisy_fgsm"):
+        phase = f"regime.phases=[{{until: 0.3}}, {{until: 0.5, attack: {{kind: {kind}}}}}]"
+        with pytest.raises(UserError, match=r"regime.phases\[1\].attack.threat.kind: got l2; allowed linf"):
+            load_recipe("digits/pgd_at", [l2, phase])
+    fgsm = load_recipe("digits/pgd_at", [l2, "regime.phases=[{until: 0.3, attack: {kind: fgsm}}]"])
+    assert fgsm.regime.method(fgsm.method, 0).attack.threat == fgsm.method.attack.threat
+
+
+def test_radii_by_class_and_progress_scale_epsilon_and_step_size_together():
+    regime, radii = Regime(epsilon=Ramp(until=0.5)), torch.tensor([1.0, 0.5, 2.0])
+    scaled = regime.scale(PGD(threat=Linf(epsilon=0.1), step_size=0.02), 0.25, radii)
+    assert torch.allclose(scaled.threat.epsilon, 0.05 * radii)
+    assert torch.allclose(scaled.step_size, 0.01 * radii)
+
+
+@pytest.fixture
+def collapsing(monkeypatch):
+    """Every validation looks like catastrophic overfitting: its accuracies are made up."""
+    ends = importlib.import_module("inure.epoch_end")
+    real, made_up = ends.accuracies, {"fgsm_accuracy": 0.9, "probe_pgd_accuracy": 0.0}
+    monkeypatch.setattr(ends, "accuracies", lambda counts: {**real(counts), **made_up})
+    return ends
+
+
+@pytest.mark.parametrize(
+    ("setting", "exempt"),
+    [
+        ("seed=0", []),
+        ("regime.phases=[{until: 0.5}]", ["clean images"] * 2),
+        ("regime.phases=[{until: 0.5, attack: {kind: fgsm}}]", []),
+        ("regime.epsilon={kind: ramp, until: 0.7}", ["smaller epsilon"] * 2),
+    ],
+)
+def test_the_guard_judges_neither_clean_phases_nor_a_growing_epsilon(tmp_path, collapsing, setting, exempt):
+    settings = [*TINY_ATTACK, "regime.epsilon=null", "guards.catastrophic=stop", setting]
+    train_run(load_recipe("digits/pgd_at", settings), tmp_path / "run", quiet=True)
+    assert [record.get("exempt") for record in records(tmp_path / "run")] == exempt + [None] * 2
+
+
+def test_measures_of_a_recovery_see_what_trains_in_it(tmp_path, collapsing, monkeypatch):
+    """After two bad validations an epoch of PGD; the measure of that epoch is of PGD."""
+    seen, probe = [], collapsing.Probe
+    monkeypatch.setattr(collapsing, "Probe", lambda *facts: seen.append(facts[3].attack.kind) or probe(*facts))
+    settings = ("method.attack.kind=fgsm", *TINY, "regime.epsilon=null", "measures=[{kind: alignment, every: 1}]")
+    guard = ("guards.catastrophic=switch", "guards.recovery_epochs=1")
+    train_run(load_recipe("digits/pgd_at", [*settings, *guard, "epochs=4"]), tmp_path / "run", quiet=True)
+    assert seen == ["fgsm", "fgsm", "pgd", "fgsm"]
+
+
+def test_epochs_without_a_validation_keep_what_was_measured_and_counted(tmp_path):
+    settings = (*TINY_ATTACK, "measures=[{kind: kernel, every: 1, examples: 10}]", "balance.counts=true")
+    whole = train_run(load_recipe("digits/pgd_at", [*settings]), tmp_path / "whole", quiet=True)
+    run = train_run(load_recipe("digits/pgd_at", [*settings, "checkpoint.every=3"]), tmp_path / "run", quiet=True)
+    noted, validated = records(run, "noted"), records(run)
+    assert [[record["epoch"] for record in found] for found in (noted, validated)] == [[1, 2], [3, 4]]
+    for found, expected in zip([*noted, *validated], records(whole), strict=True):
+        for name in ("step", "measures", "adversarial_predictions"):
+            assert found[name] == expected[name], name

@@ -4,12 +4,15 @@ import pytest
 import torch
 
 from inure import statistics
+from inure.attacks import FGSM
 from inure.evaluation import evaluate
 from inure.load import load
+from inure.methods import FGSMPGI
 from inure.models import read_weights
-from inure.recipe import load_recipe
+from inure.recipe import Recipe, load_recipe
+from inure.threat import Linf
 from inure.train import train
-from tiny import tiny_batch, tiny_net
+from tiny import memory_of, tiny_batch, tiny_net
 
 SETTINGS = ["epochs=1", "model.name=wrn10_1", "data.examples=96", "batch_size=32", "evaluation.validation_steps=1"]
 
@@ -79,3 +82,30 @@ def test_a_run_with_the_biased_variance_trains(tmp_path, method):
     variances = {name: v for name, v in read_weights(run / "weights.safetensors").items() if "running_var" in name}
     assert variances
     assert all(v.isfinite().all() for v in variances.values())
+
+
+def test_they_are_of_the_priors_that_training_has_at_that_moment():
+    """FGSM-PGI, in its second period, whose priors are known and zero here, and in the third, of which none is."""
+    method = FGSMPGI(attack=FGSM(threat=Linf(epsilon=0.2), start="uniform"), reset=0.25)
+    memory = memory_of(method)
+    memory["fgsm_pgi.period"].fill_(1)
+    clean, starts = next(Loader().epoch(0))[0].float() / 255, []
+    for progress in (0.49, 0.5):
+        net, seen = tiny_net(), []
+        net.register_forward_pre_hook(lambda _, x, seen=seen: seen.append(x[0].clone()))
+        statistics.estimate(net, Recipe(method=method), Loader(), 0, 4, 7, memory, progress=progress, batches=1)  # pyright: ignore
+        starts.append(seen[-1][:8])
+    assert torch.allclose(starts[0], clean)
+    assert (starts[1] - clean).abs().max() > 0.1
+
+
+@pytest.mark.parametrize(("progress", "radius"), [(0.25, 0.1), (0.9, 0.2)])
+def test_they_follow_the_radius_of_that_moment(progress, radius):
+    settings = ["method.attack.steps=4", "method.attack.threat.epsilon=0.2", "regime.epsilon={kind: ramp, until: 0.5}"]
+    seen, net = [], tiny_net()
+    first = net.net[0]  # its hook is copied with the net: what the copy sees does not count
+    first.register_forward_pre_hook(lambda layer, x: seen.append(x[0].clone()) if layer is first else None)
+    recipe = load_recipe("digits/pgd_at", settings)
+    statistics.estimate(net, recipe, Loader(), 0, 4, 7, {}, progress=progress, batches=1)  # pyright: ignore
+    x = next(Loader().epoch(0))[0].float() / 255
+    assert (seen[0] * net.std + net.mean - x).abs().max() == pytest.approx(radius, abs=1e-5)

@@ -35,8 +35,11 @@ class Collapse(Settings):
     """Validations in a row; one comes every ``checkpoint.every`` epochs."""
 
     def suspects(self, history: Sequence[Mapping[str, Any]]) -> bool:
-        """Whether the newest of these epoch records shows a sign. Epochs of a recovery show none."""
-        if not history or history[-1].get("recovering"):
+        """Whether the newest of these epoch records shows a sign.
+
+        None do those that are ``exempt``: of a recovery, of a phase of clean images, and while epsilon still grows.
+        """
+        if not history or history[-1].get("exempt"):
             return False
         best = max(record["validation"]["probe_pgd_accuracy"] for record in history)
         seen = history[-1]["validation"]

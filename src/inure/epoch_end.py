@@ -10,6 +10,7 @@ from . import statistics
 from .averaging import SWA
 from .measures import Probe
 from .recipe import Recipe
+from .regime import END
 from .validation import accuracies, domain_distance
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 def evaluated_module(session: "Session") -> nn.Module:
     """The net that is validated and written: averaged, with statistics estimated anew, where the recipe says so."""
-    statistics.average_over_processes(session.fabric, session.local)
     module = session.local if session.averager is None else session.averager.module
     anew = session.recipe.model.batchnorm
     if anew is not None and anew.reestimate is not None:
@@ -34,7 +34,8 @@ def evaluated_module(session: "Session") -> nn.Module:
 def _estimate(session: "Session", module: nn.Module, **how: Any) -> None:
     if statistics.has_statistics(module):
         where = session.progress.epoch, session.num_classes, session.progress.step
-        statistics.estimate(module, session.recipe, session.loader, *where, session.memory, **how)
+        now = {"method": session.current_method, "progress": _last(session)}
+        statistics.estimate(module, session.recipe, session.loader, *where, session.memory, **now, **how)
 
 
 def validated(session: "Session", module: nn.Module) -> dict[str, float]:
@@ -48,21 +49,35 @@ def validated(session: "Session", module: nn.Module) -> dict[str, float]:
 
 
 def measured(session: "Session") -> dict[str, float]:
-    """What the measures that are due say of the net, the same in every process; it may end a phase."""
+    """What the measures that are due say of the net, the same in every process."""
     state, recipe, fabric = session.progress, session.recipe, session.fabric
     due = [m for m in recipe.measures if state.epoch % m.every == 0 or state.epoch == recipe.epochs]
     if not due:
         return {}
-    statistics.average_over_processes(fabric, session.local)
-    method, progress = recipe.regime.method(recipe.method, state.phase), state.step / session.total_steps
-    probe = Probe(session.local, session.validator.images, recipe, method, progress, fabric.device, session.memory)
+    method, images = session.current_method, session.validator.images
+    probe = Probe(session.local, images, recipe, method, _last(session), fabric.device, session.memory)
     with torch.compiler.set_stance("force_eager"):
         found = {name: value for measure in due for name, value in measure(probe).items()}
     if fabric.world_size > 1:
         found = {name: float(fabric.all_reduce(torch.tensor(v), reduce_op="mean")) for name, v in found.items()}
-    if state.end_phase(recipe.regime, found):
-        session.bars.say(f"phase {state.phase} of {len(recipe.regime.phases)} begins: {found}")
     return found
+
+
+def exempt(session: "Session") -> dict[str, str]:
+    """Why nobody takes the epoch for catastrophic overfitting, whatever its accuracies are; empty if it is judged."""
+    recipe, factor = session.recipe, session.recipe.regime.epsilon
+    if session.progress.recovery:
+        return {"exempt": "recovery"}
+    if hasattr(recipe.method, "attack") and not hasattr(session.current_method, "attack"):
+        return {"exempt": "clean images"}
+    if factor is not None and factor.at(_last(session)) < factor.at(END):
+        return {"exempt": "smaller epsilon"}
+    return {}
+
+
+def _last(session: "Session") -> float:
+    """Progress at the last step: that of the phase, the radius and the priors of the net that is looked at."""
+    return (session.progress.step - 1) / session.total_steps
 
 
 def metric_of(recipe: Recipe) -> str:

@@ -7,8 +7,9 @@ import torch
 from . import engine, memory
 from .data import to_batch
 from .models import build
-from .passes import END, passes
+from .passes import passes
 from .recipe import Recipe
+from .regime import END
 from .run import yaml_of
 from .train import step_of
 from .types import Batch

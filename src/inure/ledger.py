@@ -93,6 +93,11 @@ class Ledger:
         if self._writes:
             self._publish(record)
 
+    def note(self, epoch: int, step: int, noted: Mapping[str, Any]) -> None:
+        """Write what there is to say of an epoch that is not validated."""
+        if self._writes:
+            self._hand_on({"event": "noted", "epoch": epoch, "step": step, **noted})
+
     def warn(self, epoch: int, step: int, kind: str, detail: str) -> None:
         """Say it and log it."""
         if self._writes:
@@ -100,9 +105,7 @@ class Ledger:
             self.run.log({"event": "warning", "epoch": epoch, "step": step, "kind": kind, "detail": detail})
 
     def _publish(self, record: dict[str, Any]) -> None:
-        self.run.log(record)
-        for tracker in self.trackers:
-            tracker.log(record)
+        self._hand_on(record)
         self.bars.say(
             f"epoch {record['epoch']}/{self.recipe.epochs}  loss {record['train'].get('loss', 0.0):.3f}  "
             f"{accuracies_text(record['validation'])}  {record['images_per_second']:.0f} images/s"
@@ -110,6 +113,11 @@ class Ledger:
         collapse = self.recipe.guards.collapse
         for warning in warnings_of(self.history, self._num_classes, attacks=self._attacks, collapse=collapse):
             self.warn(record["epoch"], record["step"], warning["kind"], warning["detail"])
+
+    def _hand_on(self, record: dict[str, Any]) -> None:
+        self.run.log(record)
+        for tracker in self.trackers:
+            tracker.log(record)
 
 
 def accuracies_text(validation: dict[str, Any] | None) -> str:

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from . import memory
 from .models import Model, build
 from .recipe import Recipe
+from .regime import END
 from .types import Batch
 
-END = 1 - 1e-9
-"""Progress at which a regime has reached its full strength."""
 _IMAGES, _CLASSES, _SHAPE = 20, 4, (1, 8, 8)  # images of which a fifth is a whole number
 
 

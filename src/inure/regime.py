@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
@@ -14,6 +15,9 @@ from .losses import cross_entropy
 from .methods.standard import Standard
 from .schedules import Factor, Share
 from .types import Crafting, Criterion, Images, Labels, Logits, PerExample, Search, Term
+
+END = 1 - 1e-9
+"""Progress at which a regime has reached its full strength."""
 
 
 class Below(Settings):
@@ -67,10 +71,12 @@ class Regime(Settings):
             return Standard()
         return with_attack(method, attack.model_copy(update={"threat": method.attack.threat}))
 
-    def scale(self, attack: Any, progress: float) -> Any:
-        """``attack`` as it is at ``progress``."""
+    def scale(self, attack: Any, progress: float, radii: Tensor | None = None) -> Any:
+        """``attack`` as it is at ``progress``, its epsilon and step size times ``radii`` (B,), if there are any."""
         if self.epsilon is not None:
             attack = with_radius(attack, self.epsilon.at(progress))
+        if radii is not None:
+            attack = with_radius(attack, radii)
         if self.steps is not None and hasattr(attack, "steps"):
             attack = attack.model_copy(update={"steps": max(1, round(attack.steps * self.steps.at(progress)))})
         return attack
@@ -96,16 +102,15 @@ class Regime(Settings):
             return None
         weight = getattr(method, "attack_weight", 1.0)
 
+        now = self.scale(method.attack, progress, radii)
+
         def attack(*arguments: Any, search: Any = None, loss: Criterion = cross_entropy, **options: Any) -> Images:
-            scaled = self.scale(search or method.attack, progress)
-            scaled = scaled if radii is None else with_radius(scaled, radii)
-            climbed = loss if not terms or weight == 0 else _Sum(loss, terms, weight)
+            scaled = now if search is None else self.scale(search, progress, radii)
+            climbed = _Sum(loss, terms, weight) if terms else loss
             x_adv = scaled(*arguments, crafting=crafting, loss=climbed, **options)
             finish = getattr(crafting, "finish", None)
             return x_adv if finish is None else finish(x_adv, arguments[1])
 
-        now = self.scale(method.attack, progress)
-        now = now if radii is None else with_radius(now, radii)
         attack.__dict__.update(threat=now.threat, step_size=getattr(now, "step_size", None))  # as an attack has them
         return attack
 
@@ -127,7 +132,7 @@ def with_radius(attack: Any, factor: float | Tensor) -> Any:
 @dataclass(frozen=True)
 class _Sum:
     """``weight * loss`` plus the terms, over ``weight``: a sign does not see the difference, and nothing is rescaled
-    where there is no term.
+    where there is no term. With a weight of 0 the terms alone.
     """
 
     loss: Criterion
@@ -135,7 +140,8 @@ class _Sum:
     weight: float
 
     def __call__(self, logits: Logits, y: Labels) -> PerExample:
-        return self.loss(logits, y) + sum(term(logits) for term in self.terms) / self.weight
+        added = torch.stack([term(logits) for term in self.terms]).sum(0)
+        return added if self.weight == 0 else self.loss(logits, y) + added / self.weight
 
     def of(self, rows: Tensor) -> "_Sum":
         """The same for some rows of the batch: attacks may let go of those that have fallen."""

@@ -9,14 +9,14 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from . import files, snapshot
+from . import files, snapshot, statistics
 from . import memory as memories
 from .averaging import Averager
 from .checkpoints import Checkpoints, write_weights
 from .config import dump
 from .console import Bars
 from .data import Loader
-from .epoch_end import evaluated_module, measured, metric_of, validated
+from .epoch_end import evaluated_module, exempt, measured, metric_of, validated
 from .errors import NonFinite, Stop, UserError
 from .guards import FiniteGuard
 from .interrupts import Interrupts
@@ -82,15 +82,21 @@ class Session:
             tracker.close()
 
     def method(self, progress: float) -> Any:
-        """What trains at ``progress``: the recipe's method, or what a phase of its regime or a recovery makes of it."""
+        """What trains in the step at ``progress``, which is counted."""
         state = self.progress
         if state.recovery:
             state.recovery_steps += 1
-            return in_recovery(self.recipe.method, self.recipe.guards.recovery_steps)
-        phase = self.recipe.regime.phase(progress, state.phase)
-        state.phase, state.below = phase, state.below if phase == state.phase else 0
-        state.phase_steps[str(state.phase)] = state.phase_steps.get(str(state.phase), 0) + 1
-        return self.recipe.regime.method(self.recipe.method, state.phase)
+        else:
+            state.enter(self.recipe.regime.phase(progress, state.phase))
+        return self.current_method
+
+    @property
+    def current_method(self) -> Any:
+        """The recipe's method, or what a phase of its regime or a recovery makes of it."""
+        recipe, state = self.recipe, self.progress
+        if state.recovery:
+            return in_recovery(recipe.method, recipe.guards.recovery_steps)
+        return recipe.regime.method(recipe.method, state.phase)
 
     def set_lr(self, progress: float) -> None:
         """The learning rate at ``progress``."""
@@ -114,17 +120,29 @@ class Session:
             self._leave()
 
     def end_epoch(self) -> None:
-        """Validate, record, keep the best, save: every ``checkpoint.every`` epochs and at the end."""
+        """Measure; every ``checkpoint.every`` epochs and at the end validate, record, keep the best, save."""
         self._guard.check()
         state, recipe = self.progress, self.recipe
         state.epoch += 1
         state.step_in_epoch = 0
-        recovering, state.recovery = state.recovery > 0, max(0, state.recovery - 1)
-        noted = memories.end_epoch(recipe, self.memory)
-        found = measured(self)
-        if state.epoch % recipe.checkpoint.every and state.epoch < recipe.epochs:
-            return
-        module = evaluated_module(self)
+        statistics.average_over_processes(self.fabric, self.local)
+        noted, found = memories.end_epoch(recipe, self.memory), measured(self)
+        noted |= {"measures": found} if found else {}
+        due = state.epoch % recipe.checkpoint.every == 0 or state.epoch == recipe.epochs
+        if due:
+            self._validate(noted | exempt(self))
+        elif noted:
+            self.ledger.note(state.epoch, state.step, noted)
+        if state.end_epoch(recipe.regime, found):
+            self.bars.say(f"phase {state.phase} of {len(recipe.regime.phases)} begins: {found}")
+        if due:
+            meet_collapse(self)
+            guards = recipe.guards
+            self.save(sound=guards.catastrophic == "rollback" and not guards.collapse.suspects(self.ledger.history))
+
+    def _validate(self, noted: dict[str, Any]) -> None:
+        """The record of the epochs since the last one, with what else is ``noted``; the weights, and the best."""
+        state, recipe, module = self.progress, self.recipe, evaluated_module(self)
         validation = validated(self, module)
         state.last = {"epoch": state.epoch, **validation}
         metric = metric_of(recipe)
@@ -137,12 +155,7 @@ class Session:
                 write_weights(self.run.checkpoints / "best.safetensors", module)
         lr = self.optimizer.param_groups[0]["lr"]
         self._average_tally()
-        noted |= {"measures": found} if recipe.measures else {}
-        noted |= {"recovering": True} if recovering else {}
         self.ledger.close_epoch(state.epoch, state.step, state.step / self.total_steps, lr, validation, noted)
-        meet_collapse(self)
-        guards = recipe.guards
-        self.save(sound=guards.catastrophic == "rollback" and not guards.collapse.suspects(self.ledger.history))
 
     @property
     def done(self) -> bool:
@@ -187,6 +200,7 @@ class Session:
         if not self.restore(sound=True):
             return False
         self.progress.best, self.progress.rollbacks = before.best, before.rollbacks + 1
+        self.progress.phase_steps, self.progress.recovery_steps = before.phase_steps, before.recovery_steps
         self.progress.lr_factor = before.lr_factor * self.recipe.guards.rollback_factor
         return True
 

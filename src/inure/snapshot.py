@@ -29,13 +29,13 @@ class Progress:
     phase: int = 0
     """No earlier phase of the regime is gone back to."""
     phase_steps: dict[str, int] = field(default_factory=dict)
-    """Steps made in each phase, by its number."""
+    """Steps made in each phase, by its number; those that a return from catastrophic overfitting undid are counted."""
     below: int = 0
     """Looks in a row at which what the phase waits for was small enough."""
     recovery: int = 0
     """Epochs still to be trained with PGD, after catastrophic overfitting."""
     recovery_steps: int = 0
-    """Steps made so."""
+    """Steps made so, counted likewise."""
     collapsed: bool = False
     """Whether training ends here for that reason."""
     seconds: float = 0.0
@@ -43,8 +43,14 @@ class Progress:
     last: dict[str, Any] | None = None
     sums: dict[str, float] = field(default_factory=dict)
 
-    def end_phase(self, regime: Regime, measured: dict[str, float]) -> bool:
-        """Whether what was measured ends the phase of the regime; then the next one has begun."""
+    def enter(self, phase: int) -> None:
+        """Count a step of a phase of the regime. Looks at a measure count for the phase in which they were made."""
+        self.phase, self.below = phase, self.below if phase == self.phase else 0
+        self.phase_steps[str(phase)] = self.phase_steps.get(str(phase), 0) + 1
+
+    def end_epoch(self, regime: Regime, measured: dict[str, float]) -> bool:
+        """One epoch less of a recovery. Whether what was measured ends the phase of the regime: the next one begins."""
+        self.recovery = max(0, self.recovery - 1)
         wait = regime.phases[self.phase].below if self.phase < len(regime.phases) else None
         if wait is None or wait.measure not in measured:
             return False

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from .data import Loader, to_batch
 from .models.batchnorm import Source, batch_norms
 from .recipe import Recipe
-from .regime import Regime
+from .regime import END
 from .types import Batch, Memory
 
 _BATCHES = 32
@@ -23,15 +23,19 @@ def has_statistics(model: nn.Module) -> bool:
 
 def estimate(
     model: nn.Module, recipe: Recipe, loader: Loader, epoch: int, num_classes: int, seed: int, memory: Memory, *,
-    source: Source = "training", batches: int = _BATCHES,
+    method: Any = None, progress: float = END, source: Source = "training", batches: int = _BATCHES,
 ) -> None:  # fmt: skip
     """Estimate the statistics of ``model`` anew: their plain mean over ``batches`` forwards.
 
-    From ``training`` steps those of the method, whose attacks are on a copy with the statistics as they were, since
-    those of ``model`` are in the making; from ``clean`` images one forward of each batch.
+    From ``training`` steps those of ``method`` (None: the recipe's) as it trains at ``progress``, whose attacks are on
+    a copy with the statistics as they were, since those of ``model`` are in the making; from ``clean`` images one
+    forward of each batch. Nothing is left in ``memory``, of which a copy is made.
+
+    Note:
+        An approximation: attacks are made without the tricks of ``crafting``, and penalties add nothing to them.
     """
     torch.manual_seed(seed)
-    method: Any = recipe.method
+    method = recipe.method if method is None else method
     memory = {name: value.clone() for name, value in memory.items()}
     attacked = copy.deepcopy(model)
     norms = batch_norms(model)
@@ -41,8 +45,8 @@ def estimate(
         norm.momentum = None  # torch's word for the plain mean over batches
     model.train()
     for _, (pixels, labels, rows) in zip(range(batches), loader.epoch(epoch), strict=False):
-        batch = Batch(*to_batch(pixels, labels, recipe.augment, num_classes), rows, 1.0, memory)
-        attack = Regime().search(method, 1.0, radii=recipe.balance.radii(batch))
+        batch = Batch(*to_batch(pixels, labels, recipe.augment, num_classes), rows, progress, memory)
+        attack = recipe.regime.search(method, progress, radii=recipe.balance.radii(batch))
         clean = source == "clean"
         x_adv = None if clean else method.craft(attacked, batch, attack, recipe.balance.attack_at(batch))
         with torch.no_grad():

@@ -11,7 +11,7 @@ _MODULES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb", "mlflow"
 
 
 class Tracker(Protocol):
-    """Where epoch records also go."""
+    """Where the records of epochs also go."""
 
     def log(self, record: dict[str, Any]) -> None:
         """Take one epoch record."""
@@ -90,8 +90,8 @@ def open_trackers(names: Sequence[str], run: Path, recipe: dict[str, Any]) -> li
 
 
 def scalars(record: dict[str, Any]) -> dict[str, float]:
-    """The numbers of an epoch record, nested names joined by slashes."""
+    """The numbers of a record, nested names joined by slashes."""
     flat: dict[str, float] = {key: value for key, value in record.items() if isinstance(value, int | float)}
-    for group in ("train", "validation"):
+    for group in ("train", "validation", "measures"):
         flat |= {f"{group}/{key}": value for key, value in record.get(group, {}).items() if value is not None}
     return flat

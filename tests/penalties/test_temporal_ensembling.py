@@ -127,9 +127,10 @@ def test_a_step_of_pgd_at_is_that_of_the_equations(fabric):
     assert torch.allclose(start[KEY][batch.index], rows, atol=1e-6)
 
 
-def test_a_step_of_trades_is_that_of_the_equations(fabric):
+@pytest.mark.parametrize("beta", [6, 0])
+def test_a_step_of_trades_is_that_of_the_equations(fabric, beta):
     """The attack climbs beta KL and the term of the adversarial prediction, the update descends that of the clean."""
-    method = TRADES(attack=PGD(threat=LINF, steps=3, start="gaussian"), beta=6)
+    method = TRADES(attack=PGD(threat=LINF, steps=3, start="gaussian"), beta=beta)
     te = TemporalEnsembling(weight=200, start=0, end=0)
     start = {KEY: torch.rand(ROWS + 1, 4), "class_counts": torch.ones(4)}
     given = {name: value.clone() for name, value in start.items()}
@@ -145,12 +146,12 @@ def test_a_step_of_trades_is_that_of_the_equations(fabric):
         return 200 * (logits.softmax(1) - past).pow(2).sum(1)
 
     def climbed(logits, y):
-        return 6 * kl(logits, clean.log_softmax(1)) + near(logits)
+        return beta * kl(logits, clean.log_softmax(1)) + near(logits)
 
     torch.manual_seed(0)
     x_adv = method.attack(slow.eval(), batch.x, batch.y, loss=climbed)
     both = slow.train()(torch.cat([batch.x, x_adv]))
-    loss = cross_entropy(both[:8], batch.y) + 6 * kl(both[8:], both[:8].log_softmax(1)) + near(both[:8])
+    loss = cross_entropy(both[:8], batch.y) + beta * kl(both[8:], both[:8].log_softmax(1)) + near(both[:8])
     loss.mean().backward()
     assert logged["loss"].item() == pytest.approx(loss.mean().item(), rel=1e-5)
     for p, q in zip(net.parameters(), slow.parameters(), strict=True):

@@ -27,8 +27,10 @@ def prediction_figures(runs: Sequence[RunFiles]) -> "list[tuple[str, Markup]]":
 
 
 def _counted(run: RunFiles) -> list[tuple[int, list[float]]]:
-    """Epoch and predictions by class; records that do not fit the first one are left out."""
-    pairs = [(int(record["epoch"]), record.get("adversarial_predictions")) for record in run.epochs]
+    """Epoch and predictions by class, validated or not; records that do not fit the first one are left out."""
+    records = [record for record in (*run.epochs, *run.events) if number(record.get("epoch")) is not None]
+    records.sort(key=lambda record: int(record["epoch"]))
+    pairs = [(int(record["epoch"]), record.get("adversarial_predictions")) for record in records]
     known = [(epoch, counts) for epoch, counts in pairs if isinstance(counts, list) and counts]
     return [
         (epoch, counts)

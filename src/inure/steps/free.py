@@ -60,12 +60,10 @@ def free_step(
     assert crafting is None, "the attack's pass trains too"
     assert perturbation is None, "the attack's pass trains too"
     assert not penalties, "the attack's pass trains too"
-    criterion, radii = balance.train_at(batch), balance.radii(batch)
-    attack = regime.scale(method.attack, batch.progress)
-    epsilon = attack.threat.epsilon if radii is None else attack.threat.epsilon * radii
-    step_size = attack.threat.epsilon if attack.step_size is None else attack.step_size
-    radius = torch.zeros_like(batch.x[:, :1, :1, :1]) + per_image(epsilon, batch.x)
-    step = per_image(step_size if radii is None else step_size * radii, batch.x)
+    criterion, counter = balance.train_at(batch), balance.counter
+    attack = regime.scale(method.attack, batch.progress, balance.radii(batch))
+    radius = torch.zeros_like(batch.x[:, :1, :1, :1]) + per_image(attack.threat.epsilon, batch.x)
+    step = radius if attack.step_size is None else per_image(attack.step_size, batch.x)
     delta = torch.clamp(read_slots(batch.memory[DELTA], len(batch.x)).to(batch.x), -radius, radius)
     losses, norms = [], []
     for _ in range(method.replays):
@@ -83,7 +81,7 @@ def free_step(
         inside = (moved >= 0) & (moved <= 1)
         delta = torch.clamp(delta + step * x_adv.grad.sign() * inside, -radius, radius)
         losses.append(loss.detach())
-        if balance.counter is not None and hasattr(balance.counter, "observe"):
-            balance.counter.observe(batch, logits.detach())
+        if counter is not None:
+            counter.observe(batch, logits.detach())
     write_slots(batch.memory[DELTA], delta)
     return {"loss": torch.stack(losses).mean(), "grad_norm": torch.stack(norms).mean()}
