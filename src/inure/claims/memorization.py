@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ..run import Run
 from ..types import Scale
-from .claim import UNDECIDED, Answer, Claim, Interval, Verdict, above, every, interval_of
+from .claim import UNDECIDED, Answer, Claim, Interval, Verdict, above, every, interval_of, of_seeds
 from .figures import Curve, curves, dots
 from .lab import Lab, Net
 
@@ -173,17 +173,11 @@ def _on_training_images(lab: Lab, run: Run) -> Path:
 
 def _least(found: Sequence[Found], name: str, least: float) -> Answer:
     """Whether a difference is at least so much in every seed."""
-    return _by_seeds([getattr(one, name).difference >= least for one in found])
+    return of_seeds([getattr(one, name).difference >= least for one in found])
 
 
 def _most(found: Sequence[Found], name: str, most: float) -> Answer:
-    return _by_seeds([getattr(one, name).difference <= most for one in found])
-
-
-def _by_seeds(holding: Sequence[bool]) -> Answer:
-    if holding and all(holding):
-        return "reproduced"
-    return UNDECIDED if any(holding) else "not reproduced"
+    return of_seeds([getattr(one, name).difference <= most for one in found])
 
 
 MEMORIZATION_CLAIMS = (
