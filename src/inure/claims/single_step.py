@@ -2,8 +2,8 @@
 2020, arXiv:2007.02617): who collapses, whether the detector sees it, and whether the loss bends first.
 
 One study answers all three; its runs are those of a table that was measured before in another program. The
-criterion for the cures is the one that this library set itself: they stay above 0.10 (PGD accuracy) and 0.75 (alignment),
-milder than that table's own 0.15 and 0.8.
+criterion for the cures is the one that this library set itself: they stay above 0.10 (PGD accuracy) and 0.75
+(alignment), milder than that table's own 0.15 and 0.8.
 """
 
 import json
