@@ -7,6 +7,7 @@ import io
 import json
 import multiprocessing
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -130,6 +131,48 @@ def _command(
     if prepare is not None:
         prepare()
     main()
+
+
+def environments(processes: int = 2) -> list[dict[str, str]]:
+    """The variables by which torchrun tells each of the processes of one training run who it is."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {
+        "TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GROUP_RANK": "0",
+        "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes), "GROUP_WORLD_SIZE": "1",
+    }  # fmt: skip
+    return [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
+
+
+def in_two_processes(work: Callable[[Any, int], object], folder: Path) -> list[Any]:
+    """What ``work(fabric, rank)`` returns in each of two processes that train together.
+
+    ``work`` is a function of a module, and returns tensors in dictionaries.
+    """
+    files = [folder / f"rank{rank}.pt" for rank in (0, 1)]
+    processes = [
+        _SERVER.Process(target=_work, args=(work, rank, environment, file))
+        for rank, (environment, file) in enumerate(zip(environments(), files, strict=True))
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
+    import torch
+
+    return [torch.load(file, weights_only=True) for file in files]
+
+
+def _work(work: Callable[[Any, int], object], rank: int, environment: dict[str, str], file: Path) -> None:
+    os.environ.update(environment)
+    import torch
+
+    from inure import engine
+
+    torch.set_num_threads(1)
+    torch.save(work(engine.start(engine.Engine(accelerator="cpu", devices=2)), rank), file)
 
 
 def weights(run: Path) -> dict[str, Any]:

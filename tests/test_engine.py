@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from functools import partial
@@ -19,7 +18,7 @@ from inure.engine import Engine
 from inure.errors import UserError
 from inure.recipe import load_recipe
 from inure.train import train
-from runs import TINY_ATTACK, Command, Finished, info, inure, records, saved_steps, weights
+from runs import TINY_ATTACK, Command, Finished, environments, info, inure, records, saved_steps, weights
 
 # 1280 images make 10 whole batches of 128: nothing is wrapped around to be shared equally
 RECIPE = (
@@ -99,15 +98,7 @@ def test_a_compiled_net_trains_nearly_as_an_eager_one(tmp_path):
 
 def together(*arguments: str | Path, folder: Path, prepare=None, processes: int = 2) -> list[Finished]:
     """What each of the processes that torchrun would start has to say; they are forked, which is quicker."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {
-        "TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GROUP_RANK": "0",
-        "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes), "GROUP_WORLD_SIZE": "1",
-    }  # fmt: skip
-    ranks = [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
-    commands = [Command([*arguments], folder, prepare, environment) for environment in ranks]
+    commands = [Command([*arguments], folder, prepare, environment) for environment in environments(processes)]
     return [command.finish() for command in commands]
 
 

@@ -40,6 +40,22 @@ def test_a_pair_that_must_match_has_equal_long_run_steps(scale, tmp_path):
         assert ours.lr / theirs.lr == pytest.approx(math.sqrt(5), rel=1e-5)
 
 
+@pytest.mark.parametrize("scale", SCALES)
+def test_coupled_decay_is_all_that_a_coupled_level_changes_and_no_claim_takes_it(scale, tmp_path):
+    study = load_study("deat_grid").at(scale)
+    recipes = {job.name: job.recipe for job in jobs_of(study, tmp_path)}
+    coupled = [name for name in recipes if name.startswith("coupled ")]
+    assert len(coupled) == 12
+    for name in coupled:
+        usual = recipes[name.removeprefix("coupled ")]
+        settings = usual.optimizer.model_copy(update={"decoupled": False})
+        assert recipes[name].model_copy(update={"about": usual.about}) == usual.model_copy(
+            update={"optimizer": settings}
+        )
+    for claim in DEAT_CLAIMS:
+        assert [*part_of(study, claim.run.only).axes["optimizer"]] == ["SGD", "SGD-m", "EMA", "DEAT"]
+
+
 def test_a_match_needs_both_nets_and_the_margin():
     condition = Condition({"a": "x"}, {"a": "y"}, "match within", 0.05)
     assert condition.answer([Interval(0.0, -0.04, 0.04)]) == "reproduced"
@@ -123,6 +139,6 @@ def test_a_cell_that_failed_counts_as_wrong_everywhere(tmp_path):
         job.folder.parent.mkdir(parents=True, exist_ok=True)
         job.finish({"failure": "not finite at step 3: loss=nan"} if seed else {"failure": "as well"})
     points = points_of(jobs, 1)
-    assert len(points) == 24
+    assert len(points) == 36
     assert {point.robust for point in points} == {0.0}
     assert {point.batch for point in points} == {32, 128, 512}

@@ -1,9 +1,6 @@
 """The joint of penalties: off equals absent, every method takes every one, passes, parts, compiled nets, processes."""
 
-import multiprocessing
-import os
 import signal
-import socket
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +11,7 @@ from penalised import ATTACK, batch_of, feature_net, memory_of, train
 
 from contracts import METHODS, PENALTIES
 from faults import signal_at_step
-from inure import engine, memory
+from inure import memory
 from inure.balance import Balance
 from inure.methods import PGDAT, TRADES, CoTraining, FastAdvProp, Standard
 from inure.optimizers import SGD
@@ -25,7 +22,7 @@ from inure.recipe import Recipe, load_recipe
 from inure.regime import Regime
 from inure.schedules import Ramp
 from inure.train import train_step
-from runs import TINY_ATTACK, assert_same_run, inure, records, saved_steps
+from runs import TINY_ATTACK, assert_same_run, in_two_processes, inure, records, saved_steps
 from tiny import assert_same_state, counting, soft, state_of
 
 ALL = [GradAlign(), TemporalEnsembling(start=0), TAIL()]
@@ -208,14 +205,8 @@ def remembered(run: Path) -> dict[str, torch.Tensor]:
 # Several processes
 
 
-def one_of_two(rank: int, port: int, folder: Path) -> None:
+def one_of_two(fabric, rank: int) -> dict[str, dict[str, torch.Tensor]]:
     """Steps of one process on its rows; the last two rows of the processes are the same image."""
-    os.environ.update({
-        "TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2",
-        "GROUP_RANK": "0", "LOCAL_WORLD_SIZE": "2", "GROUP_WORLD_SIZE": "1", "RANK": str(rank), "LOCAL_RANK": str(rank),
-    })  # fmt: skip
-    torch.set_num_threads(1)
-    fabric = engine.start(engine.Engine(accelerator="cpu", devices=2))
     method, kept = PGDAT(attack=ATTACK), memory_of(ALL)
     net = feature_net().train()
     model, optimizer = fabric.setup(net, SGD(lr=0.05).build(net))
@@ -231,7 +222,7 @@ def one_of_two(rank: int, port: int, folder: Path) -> None:
     memory.write_rows(rows, torch.tensor([rank, 3]), torch.tensor([[10.0 + rank], [20.0 + rank]]))
     found = {"everywhere": memory.everywhere(torch.tensor([rank])), "rows": rows}
     parameters = {name: p.detach() for name, p in net.named_parameters()}
-    torch.save({"memory": kept, "first": first, "found": found, "parameters": parameters}, folder / f"rank{rank}.pt")
+    return {"memory": kept, "first": first, "found": found, "parameters": parameters}
 
 
 def part_of(kept, step: int, rank: int):
@@ -242,17 +233,7 @@ def part_of(kept, step: int, rank: int):
 
 @pytest.mark.distributed
 def test_two_processes_remember_the_same_and_descend_together(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("forkserver")  # the one that runs.py has prepared
-    processes = [context.Process(target=one_of_two, args=(rank, port, tmp_path)) for rank in (0, 1)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-        assert process.exitcode == 0
-    one, two = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    one, two = in_two_processes(one_of_two, tmp_path)
     for part in ("memory", "parameters", "found"):
         for name, value in one[part].items():
             assert torch.equal(value, two[part][name]), name

@@ -1,19 +1,14 @@
 """Fast AdvProp's step: image by image with autograd, its limits, and what a run makes of it."""
 
 import copy
-import multiprocessing
-import os
 import re
-import socket
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from lightning_fabric import Fabric
 
-from inure import engine
 from inure.attacks import FGSM
 from inure.averaging import EMA
 from inure.balance import Balance, CrossEntropy
@@ -34,7 +29,7 @@ from inure.steps import fast_adv_prop_step
 from inure.threat import L2, Linf
 from inure.train import step_of, train, train_step
 from inure.types import Batch
-from runs import TINY, assert_same_run, saved_steps, weights
+from runs import TINY, assert_same_run, in_two_processes, saved_steps, weights
 from tiny import assert_same_state, soft, state_of, tiny_batch, tiny_net
 
 KINDS = [None, "cls_token", "norm", ["head", "lora"], "all"]
@@ -294,42 +289,25 @@ def test_a_dry_run_states_its_passes(capsys):
 # Several processes
 
 
-def one_of_two(rank: int, port: int, folder: Path) -> None:
-    """A step of one process on its half of the batch; the first one keeps the gradients."""
-    os.environ.update({
-        "TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2",
-        "GROUP_RANK": "0", "LOCAL_WORLD_SIZE": "2", "GROUP_WORLD_SIZE": "1", "RANK": str(rank), "LOCAL_RANK": str(rank),
-    })  # fmt: skip
-    torch.set_num_threads(1)
-    fabric = engine.start(engine.Engine(accelerator="cpu", devices=2))
+def one_of_two(fabric, rank: int) -> dict[str, torch.Tensor | None]:
+    """The gradients of a step of one process on its half of the batch."""
     batch = batch_of(20)
     rows = torch.arange(20).view(2, 10)[rank]
     mine = Batch(batch.x[rows].float(), batch.y[rows], rows, 0.5)
     net = net_of("norm").float()
     stepped(fabric, net, mine, FastAdvProp(attack=FGSM(threat=Linf(epsilon=0.05))))
-    torch.save({n: p.grad for n, p in net.named_parameters()}, folder / f"rank{rank}.pt")
+    return {n: p.grad for n, p in net.named_parameters()}
 
 
 @pytest.mark.distributed
 def test_two_processes_find_the_gradients_of_one(fabric, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("forkserver")  # the one that runs.py has prepared
-    processes = [context.Process(target=one_of_two, args=(rank, port, tmp_path)) for rank in (0, 1)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-        assert process.exitcode == 0
     batch = batch_of(20)
     # The clean part of both halves, then the attacked ones
     rows = torch.cat([torch.arange(8), torch.arange(10, 18), torch.tensor([8, 9, 18, 19])])
     net = net_of("norm").float()
     whole = Batch(batch.x[rows].float(), batch.y[rows], rows, 0.5)
     stepped(fabric, net, whole, FastAdvProp(attack=FGSM(threat=Linf(epsilon=0.05))))
-    for rank in (0, 1):
-        grads = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)
+    for grads in in_two_processes(one_of_two, tmp_path):
         for name, parameter in net.named_parameters():
             assert parameter.grad is not None
             assert torch.allclose(grads[name], parameter.grad, rtol=1e-3, atol=1e-5), name

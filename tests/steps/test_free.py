@@ -1,16 +1,11 @@
 """Free adversarial training: against a slow version, what passes from minibatch to minibatch, and its price."""
 
-import multiprocessing
-import os
 import re
-import socket
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
-from inure import engine
 from inure.attacks import FGSM, PGD
 from inure.averaging import EMA
 from inure.balance import Balance, CrossEntropy
@@ -29,7 +24,7 @@ from inure.steps.free import DELTA, free_step
 from inure.threat import L2, Linf
 from inure.train import step_of, train
 from inure.types import Batch
-from runs import TINY, assert_same_run, saved_steps
+from runs import TINY, assert_same_run, in_two_processes, saved_steps
 from tiny import assert_same_state, counting, memory_of, state_of, tiny_batch, tiny_net
 
 METHOD = Free(attack=FGSM(threat=Linf(epsilon=0.05)), replays=3)
@@ -220,35 +215,19 @@ def test_a_dry_run_states_its_passes(capsys):
 # Several processes
 
 
-def one_of_two(rank: int, port: int, folder: Path) -> None:
+def one_of_two(fabric, rank: int) -> dict[str, torch.Tensor]:
     """Two steps of one process on its half of the batches."""
-    os.environ.update({
-        "TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2",
-        "GROUP_RANK": "0", "LOCAL_WORLD_SIZE": "2", "GROUP_WORLD_SIZE": "1", "RANK": str(rank), "LOCAL_RANK": str(rank),
-    })  # fmt: skip
-    torch.set_num_threads(1)
-    fabric = engine.start(engine.Engine(accelerator="cpu", devices=2))
     halves = []
     for whole in (tiny_batch(8, seed=0), tiny_batch(6, seed=1)):
         rows = torch.arange(len(whole.x)).chunk(2)[rank]
         halves.append(Batch(whole.x[rows], whole.y[rows], whole.index[rows], 0.5))
     net, memory, _ = stepped(fabric, halves, net=tiny_net().eval())
-    torch.save({"delta": memory[DELTA], **net.state_dict()}, folder / f"rank{rank}.pt")
+    return {"delta": memory[DELTA], **net.state_dict()}
 
 
 @pytest.mark.distributed
 def test_two_processes_hold_the_perturbation_of_all_and_equal_ones(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("forkserver")  # the one that runs.py has prepared
-    processes = [context.Process(target=one_of_two, args=(rank, port, tmp_path)) for rank in (0, 1)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-        assert process.exitcode == 0
-    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    first, second = in_two_processes(one_of_two, tmp_path)
     assert torch.equal(first["delta"], second["delta"])
     assert first["delta"].abs().amax((1, 2, 3)).gt(0).all()
     for name, value in first.items():

@@ -15,7 +15,7 @@ STUDIES = {
     "vit_warmup": (5, 5, 5),
     "vit_tricks": (24, 24, 24),
     "vit_size": (3, 5, 8),
-    "deat_grid": (24, 24, 24),
+    "deat_grid": (36, 36, 36),
     "which_method": (18, 18),
 }
 """How many cells there are for smoke, gpu and paper, as far as there are these."""

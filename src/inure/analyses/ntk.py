@@ -47,7 +47,7 @@ class NTK(Settings):
 
     kind: Literal["ntk"] = "ntk"
     images: Annotated[Whole, Field(ge=2)] = 200
-    """How many, with every class in proportion."""
+    """How many, equally many of each class."""
     on: Literal["clean", "adversarial", "both"] = "both"
     steps: Annotated[Whole, Field(ge=1)] = 10
     """Of PGD inside ``--threat``, step size 2.5 epsilon / steps as everywhere."""

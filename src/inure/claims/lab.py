@@ -12,6 +12,7 @@ from torch import Tensor
 from .. import files
 from ..comparison import read_outcomes
 from ..console import stderr
+from ..evaluation.results import SUMMARY
 from ..recipe import load_recipe
 from ..run import Run
 from ..types import Scale
@@ -32,6 +33,11 @@ class Net:
 
     def __add__(self, others: Sequence[str]) -> "Net":
         return Net(self.recipe, (*self.overrides, *others))
+
+
+def summary_of(folder: Path) -> dict[str, Any]:
+    """What an evaluation found, from its folder."""
+    return json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,7 @@ class Lab:
         name = suite if mode is None else f"{suite}-{mode.replace('=', '').replace(',', '_')}"
         name = name if weights is None else f"{name}-{weights}"
         folder = run.path / "evaluations" / (name if self.examples is None else f"{name}-of-{self.examples}")
-        if not (folder / "summary.json").exists():
+        if not (folder / SUMMARY).exists():
             self.say(f"{self.scale}: attacking {run.path.parent.name}, {run.path.name} {mode or weights or ''}")
         file = None if weights is None else run.checkpoints / f"{weights}.safetensors"
         return evaluate_target(
@@ -83,7 +89,7 @@ class Lab:
 
     def accuracies(self, folder: Path) -> tuple[float, float]:
         """Clean and robust accuracy of an evaluation."""
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        summary = summary_of(folder)
         return summary["clean_accuracy"], summary["robust_accuracy"]
 
     def right(self, folder: Path, quantity: Literal["clean", "robust"]) -> Tensor:

@@ -7,20 +7,20 @@ from typing import NamedTuple
 
 from ..run import Run
 from ..types import Scale
-from .claim import UNDECIDED, Answer, Claim, Interval, Verdict, above, every, interval_of
+from .claim import UNDECIDED, Answer, Claim, Interval, Verdict, above, every, interval_of, of_seeds
 from .figures import Curve, curves, dots
 from .lab import Lab, Net
 
-_ENSEMBLING = ("penalties=[{kind: temporal_ensembling, start: 0.45, end: 0.75}]",)
 _PLAIN = ("penalties=[]",)
 _NOISE = ("data.label_noise={kind: symmetric, rate: 0.2}",)
 _NO_NOISE = ("data.label_noise=null",)
 _GPU = ("epochs=60", "checkpoint.every=3", "engine.precision=bf16")
 _NETS: dict[Scale, Net] = {
-    "smoke": Net("digits/noisy_labels"),
+    "smoke": Net("digits/noisy_labels", ("penalties=[{kind: temporal_ensembling, start: 0.45, end: 0.75}]",)),
     "gpu": Net("cifar10/te_resnet18", _GPU),
     "paper": Net("cifar10/te_resnet18"),
 }
+"""With temporal ensembling: by the recipe, where it has one."""
 _LONG = ("epochs=100", "checkpoint.every=20", "engine.precision=bf16")
 RANDOM_LABELS: dict[str, dict[Scale, Net]] = {
     "PGD-AT": {
@@ -64,12 +64,14 @@ class Cure:
     """PGD-AT with and without temporal ensembling, on noisy labels or on the true ones."""
 
     noise: bool
+    control: bool = False
+    """Whether it is enough that nothing is lost, with or without a gap to close."""
 
     def __call__(self, lab: Lab) -> Verdict:
         """Train both with every seed, evaluate best and last, compare."""
         found = [self._of(lab, seed) for seed in lab.seeds]
         conditions = self._conditions(found)
-        fails = self.noise and all(one.gap_without.difference < 0.04 for one in found)
+        fails = not self.control and all(one.gap_without.difference < 0.04 for one in found)
         answer = UNDECIDED if fails else every([answer for _, answer in conditions])
         histories = {name: self._history(lab, name) for name in ("PGD-AT", "with temporal ensembling")}
         title = "20 % of the labels are noise" if self.noise else "true labels"
@@ -87,18 +89,20 @@ class Cure:
         )
 
     def _conditions(self, found: Sequence[Found]) -> list[tuple[str, Answer]]:
-        if not self.noise:
-            return [
-                ("best minus last with temporal ensembling at most 3 points", _most(found, "gap_with", 0.03)),
-                ("last with minus without at least -3 points", _least(found, "final", -0.03)),
-            ]
-        return [
+        closed = ("best minus last with temporal ensembling at most 3 points", _most(found, "gap_with", 0.03))
+        if self.control:
+            return [closed, ("last with minus without at least -3 points", _least(found, "final", -0.03))]
+        conditions = [
             ("best minus last of PGD-AT at least 4 points", _least(found, "gap_without", 0.04)),
-            ("best minus last with temporal ensembling at most 3 points", _most(found, "gap_with", 0.03)),
-            ("last with minus without at least 5 points", _least(found, "final", 0.05)),
-            ("its 95 % interval above 0", above([one.final for one in found])),
-            ("clean with at least that without", _least(found, "clean", 0.0)),
+            closed,
+            ("95 % interval of last with minus without above 0", above([one.final for one in found])),
         ]
+        if self.noise:
+            conditions += [
+                ("last with minus without at least 5 points", _least(found, "final", 0.05)),
+                ("clean with at least that without", _least(found, "clean", 0.0)),
+            ]
+        return conditions
 
     def _of(self, lab: Lab, seed: int) -> Found:
         without, with_it = (self._ends(lab, name, seed) for name in ("PGD-AT", "with temporal ensembling"))
@@ -117,7 +121,7 @@ class Cure:
 
     def _run(self, lab: Lab, name: str, seed: int) -> Run:
         net = _NETS[lab.scale] + (_NOISE if self.noise else _NO_NOISE)
-        penalty = _PLAIN if name == "PGD-AT" else _ENSEMBLING
+        penalty = _PLAIN if name == "PGD-AT" else ()
         slug = f"{'plain' if name == 'PGD-AT' else 'ensembling'}_{'noisy' if self.noise else 'true'}"
         return lab.trained(slug, net + penalty, seed)
 
@@ -173,17 +177,11 @@ def _on_training_images(lab: Lab, run: Run) -> Path:
 
 def _least(found: Sequence[Found], name: str, least: float) -> Answer:
     """Whether a difference is at least so much in every seed."""
-    return _by_seeds([getattr(one, name).difference >= least for one in found])
+    return of_seeds([getattr(one, name).difference >= least for one in found])
 
 
 def _most(found: Sequence[Found], name: str, most: float) -> Answer:
-    return _by_seeds([getattr(one, name).difference <= most for one in found])
-
-
-def _by_seeds(holding: Sequence[bool]) -> Answer:
-    if holding and all(holding):
-        return "reproduced"
-    return UNDECIDED if any(holding) else "not reproduced"
+    return of_seeds([getattr(one, name).difference <= most for one in found])
 
 
 MEMORIZATION_CLAIMS = (
@@ -196,6 +194,12 @@ MEMORIZATION_CLAIMS = (
     Claim(
         "memorization/control",
         "With true labels temporal ensembling costs no robust accuracy at the end",
+        Cure(noise=False, control=True),
+    ),
+    Claim(
+        "memorization/cure",
+        "With true labels temporal ensembling closes the gap between best and last checkpoint of PGD-AT (on CIFAR-10, "
+        "from about 8 points to about 1 [recalled]; digits have no such gap)",
         Cure(noise=False),
     ),
     Claim(

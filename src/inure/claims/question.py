@@ -1,20 +1,18 @@
 """A claim as a question to a shipped study: differences of robust accuracy between cells, paired, seed by seed."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..comparison import compare_outcomes
 from ..errors import UserError
-from ..evaluation.results import SUMMARY
 from ..run import Run
 from ..study import Study, load_study
 from ..study.jobs import Job, jobs_of
 from ..study.run import run_study
 from .claim import UNDECIDED, Answer, Interval, Verdict, above, below, every, within
 from .figures import dots
-from .lab import Lab
+from .lab import Lab, summary_of
 
 Jobs = dict[tuple[str, int], Job]
 """Of all cells, by name and seed."""
@@ -147,7 +145,7 @@ def _learned(job: Job) -> bool:
     """Whether the net knows more of clean images than chance, beyond the 95 % interval."""
     if _failed(job):
         return False
-    return _summary(job)["interval95"]["clean"][0] > 1 / Run(job.folder).info()["num_classes"]
+    return summary_of(job.evaluation)["interval95"]["clean"][0] > 1 / Run(job.folder).info()["num_classes"]
 
 
 def _failed(job: Job) -> bool:
@@ -156,12 +154,8 @@ def _failed(job: Job) -> bool:
 
 def _alone(job: Job) -> tuple[float, float, float]:
     """Robust accuracy and its interval."""
-    summary = _summary(job)
+    summary = summary_of(job.evaluation)
     return summary["robust_accuracy"], *summary["interval95"]["robust"]
-
-
-def _summary(job: Job) -> dict[str, Any]:
-    return json.loads((job.evaluation / SUMMARY).read_text(encoding="utf-8"))
 
 
 def accuracies_of(jobs: Jobs) -> dict[str, dict[str, list[float]]]:

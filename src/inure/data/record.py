@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .chosen_rows import FILE, write_rows
 from .image_set import ImageSet
@@ -22,7 +23,7 @@ def record(data: Data, training: ImageSet, validation: ImageSet, folder: Path) -
         "class_counts": class_counts(training),
     }  # fmt: skip
     if training.true_labels is not None:
-        found["true_class_counts"] = torch.bincount(training.true_labels, minlength=training.num_classes).tolist()
+        found["true_class_counts"] = _counts(training.true_labels, training)
         found["changed_labels"] = int((training.labels != training.true_labels).sum())
     if data.long_tail is not None or data.label_noise is not None:
         found["rows"] = FILE
@@ -36,8 +37,7 @@ def remarks(data: Data, training: ImageSet, validation: ImageSet) -> list[str]:
     if skipped := skipped_images(data, training, validation):
         lines.append(f"warning: {skipped} images could not be decoded and were left out")
     if data.long_tail is not None:
-        true = training.labels if training.true_labels is None else training.true_labels
-        counts = torch.bincount(true, minlength=len(names)).tolist()
+        counts = _counts(training.labels if training.true_labels is None else training.true_labels, training)
         most, least = max(counts), min(counts)
         lines.append(
             f"long tail: {most:,} images of {names[counts.index(most)]} to {least:,} of {names[counts.index(least)]}, "
@@ -56,7 +56,11 @@ def remarks(data: Data, training: ImageSet, validation: ImageSet) -> list[str]:
 
 def class_counts(images: ImageSet) -> list[int]:
     """Images of each class, by the labels that the set has."""
-    return torch.bincount(images.labels, minlength=images.num_classes).tolist()
+    return _counts(images.labels, images)
+
+
+def _counts(labels: Tensor, images: ImageSet) -> list[int]:
+    return torch.bincount(labels, minlength=images.num_classes).tolist()
 
 
 def skipped_images(data: Data, training: ImageSet, validation: ImageSet) -> int:

@@ -43,7 +43,7 @@ class ShareGroups(Settings):
 
     def split(self, counts: Sequence[int]) -> dict[str, list[int]]:
         """The classes of each group, from the training images of every class."""
-        order = sorted(range(len(counts)), key=lambda k: (-counts[k], k))
+        order = _most_first(counts)
         head = round(len(order) * self.head)
         tail = max(head, len(order) - round(len(order) * self.tail))
         return dict(zip(GROUPS, (order[:head], order[head:tail], order[tail:]), strict=True))
@@ -66,9 +66,14 @@ class CountGroups(Settings):
 
     def split(self, counts: Sequence[int]) -> dict[str, list[int]]:
         """The classes of each group, from the training images of every class."""
-        order = sorted(range(len(counts)), key=lambda k: (-counts[k], k))
+        order = _most_first(counts)
         named = ["head" if counts[k] > self.head else "tail" if counts[k] < self.tail else "body" for k in order]
         return {group: [k for k, name in zip(order, named, strict=True) if name == group] for group in GROUPS}
+
+
+def _most_first(counts: Sequence[int]) -> list[int]:
+    """Classes by their training images; ties by number."""
+    return sorted(range(len(counts)), key=lambda k: (-counts[k], k))
 
 
 Groups = Annotated[ShareGroups | CountGroups, Field(discriminator="kind")]

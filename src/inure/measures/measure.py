@@ -38,7 +38,7 @@ class Probe:
     """What the run remembers; a measure keeps there what it compares with."""
 
     def batch(self, examples: int) -> tuple[Batch, Noise]:
-        """At most so many images, the same at each look, with every class in proportion, and noise of their own."""
+        """At most so many images, the same at each look, equally many of each class, and noise of their own."""
         rows = balanced_rows(self.images, examples)
         x = self.images.batch(rows).to(self.device).float().div(255)
         index = self.images.index[rows].to(self.device)
