@@ -31,6 +31,8 @@ from .schedules import Cosine, Schedule
 from .shipped import recipe_tree
 from .threat import Linf, ThreatModel
 
+_AT_THE_IMAGE = (("start", "zero", "uniform"), ("start_std", 0, "0.001"), ("noise", 0, "1"))
+"""Settings of an attack that put its first gradient at the image itself, and what to try instead."""
 Positive = Annotated[Whole, Field(ge=1)]
 
 
@@ -156,6 +158,7 @@ def refuse_impossible(recipe: Recipe) -> None:
             allowed = f"{off}: the step of method {recipe.method.kind} has no place for it"
             given = getattr(getattr(recipe, name), "kind", "tricks" if name == "crafting" else "terms")
             raise UserError(name, given, allowed, f"{name}={off}")
+    _refuse_starts(recipe)
     _refuse_recovery(recipe)
     _refuse_penalties(recipe)
     _refuse_balance(recipe)
@@ -164,6 +167,22 @@ def refuse_impossible(recipe: Recipe) -> None:
     metric = recipe.checkpoint.metric
     if attack is None and metric.endswith("robust") and recipe.evaluation.threat.epsilon == 0:
         raise UserError("checkpoint.metric", metric, "clean: evaluation.threat.epsilon is 0")
+
+
+def _refuse_starts(recipe: Recipe) -> None:
+    """A first gradient at the image itself where what is climbed has none: its signs would be those of rounding."""
+    method = recipe.method
+    if not getattr(method, "needs_start", False):
+        return
+    phases = {f"regime.phases[{n}].attack": phase.attack for n, phase in enumerate(recipe.regime.phases)}
+    others = {f"method.adversaries.{name}": attack for name, attack in getattr(method, "adversaries", {}).items()}
+    for place, attack in {"method.attack": method.attack, **others, **phases}.items():
+        for name, value, better in _AT_THE_IMAGE:
+            # How wide Gaussian noise is matters to a Gaussian start alone
+            matters = name != "start_std" or getattr(attack, "start", None) == "gaussian"
+            if matters and getattr(attack, name, None) == value:
+                allowed = f"another: method {method.kind} climbs a divergence that has no gradient at the image itself"
+                raise UserError(f"{place}.{name}", value, allowed, f"attack.{name}={better}")
 
 
 def _refuse_recovery(recipe: Recipe) -> None:
