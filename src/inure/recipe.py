@@ -4,7 +4,7 @@ Read this first (what can vary), then ``train.py`` (how it joins), then one meth
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -171,7 +171,7 @@ def refuse_impossible(recipe: Recipe) -> None:
 
 def _refuse_starts(recipe: Recipe) -> None:
     """A first gradient at the image itself where what is climbed has none: its signs would be those of rounding."""
-    method = recipe.method
+    method: Any = recipe.method
     if not getattr(method, "needs_start", False):
         return
     phases = {f"regime.phases[{n}].attack": phase.attack for n, phase in enumerate(recipe.regime.phases)}
@@ -230,11 +230,15 @@ def _refuse_balance(recipe: Recipe) -> None:
 
 
 def _refuse_unmeasured(recipe: Recipe) -> None:
-    """The same measure twice, or a phase that waits for what nobody measures."""
+    """The same measure twice, one of what is not there, or a phase that waits for what nobody measures."""
     kinds = [measure.kind for measure in recipe.measures]
-    for number, kind in enumerate(kinds):
-        if kind in kinds[:number]:
-            raise UserError(f"measures[{number}]", kind, "measures that differ")
+    batchnorm = recipe.model.batchnorm
+    for number, measure in enumerate(recipe.measures):
+        if measure.kind in kinds[:number]:
+            raise UserError(f"measures[{number}]", measure.kind, "measures that differ")
+        if getattr(measure, "bn_mode", "batch") == "running" and batchnorm is not None and not batchnorm.running:
+            allowed = "batch with model.batchnorm.running=false: there are no running statistics"
+            raise UserError(f"measures[{number}].bn_mode", "running", allowed, "bn_mode=batch")
     known = [name for measure in recipe.measures for name in measure.names]
     for number, phase in enumerate(recipe.regime.phases):
         if phase.below is not None and phase.below.measure not in known:

@@ -15,6 +15,7 @@ class Divergence:
     log_probs: Tensor
 
     def __call__(self, logits: Logits, y: Labels) -> PerExample:
+        """(B,); the labels play no part."""
         return kl(logits, self.log_probs)
 
     def of(self, rows: Tensor) -> "Divergence":
