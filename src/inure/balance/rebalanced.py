@@ -32,7 +32,7 @@ class Rebalanced(Settings):
     """
 
     only_weights: ClassVar[bool] = True
-    """Each example's cross-entropy times a positive number: see ``notices.py``."""
+    """Each example's cross-entropy times a positive number, under soft labels too: see ``notices.py``."""
     needs_counter: ClassVar[bool] = True
 
     kind: Literal["rebalanced"] = "rebalanced"
