@@ -13,8 +13,8 @@ def notices(recipe: Any, net: nn.Module) -> Iterator[tuple[str, str]]:
     if inert(recipe, net):
         yield (
             "inert_balance",
-            f"balance.attack.kind={balance.attack.kind} multiplies each image's gradient by a positive number, which the "
-            "attack does not see: it takes signs or normalised gradients, and no image depends on the others; the "
+            f"balance.attack.kind={balance.attack.kind} multiplies each image's gradient by a positive number, which "
+            "the attack does not see: it takes signs or normalised gradients, and no image depends on the others; the "
             "images are those of cross-entropy; try balance.attack.kind=balanced_softmax, balance.epsilon or "
             "method.attack_mode=train (with BatchNorm)",
         )

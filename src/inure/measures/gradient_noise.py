@@ -112,7 +112,10 @@ def _squared_norm(tensors: Sequence[Tensor]) -> Tensor:
 
 
 class GradientNoiseScale(Measured):
-    """How noisy the gradient of training is at adversarial images of the present weights."""
+    """How noisy the gradient of training is at adversarial images of the present weights.
+
+    The images are equally many of each class: on a long tail that is not the distribution of training.
+    """
 
     names: ClassVar[tuple[str, ...]] = ("gradient_noise_trace", "gradient_squared_norm", "gradient_noise_scale")
 
