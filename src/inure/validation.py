@@ -138,7 +138,7 @@ def accuracies(counts: dict[str, Tensor]) -> dict[str, float]:
 
     Balanced accuracies are means over the classes that have an image here, each class counted once.
     """
-    c = {name: value.double().cpu() for name, value in counts.items()}
+    c = {name: value.cpu().double() for name, value in counts.items()}
     sums = {name: float(value.sum()) for name, value in c.items()}
     clean, robust = (c[right][c[of] > 0] / c[of][c[of] > 0] for right, of in (("clean", "all"), ("robust", "attacked")))
     aligned = {"alignment": sums["alignment"] / max(sums["probe"], 1)} if "alignment" in sums else {}
