@@ -94,6 +94,15 @@ def test_mistakes_name_the_setting():
     with pytest.raises(UserError, match=r"measures\[0\].bn_mode: got running; allowed batch with .*running=false"):
         load_recipe("digits/pgd_at", ["model.batchnorm.running=false", "measures=[{kind: kernel}]"])
     load_recipe("digits/pgd_at", ["model.batchnorm.running=false", "measures=[{kind: kernel, bn_mode: batch}]"])
+    for l2 in (
+        ["method.attack.threat.kind=l2"],
+        ["method.kind=standard", "regime.epsilon=null", "evaluation.threat.kind=l2"],
+        ["evaluation.threat.kind=l1", "regime.phases=[{until: 0.5}]"],  # clean at first
+    ):
+        with pytest.raises(UserError, match=r"measures\[0\].epsilon: got None; allowed a number in pixel units"):
+            load_recipe("digits/pgd_at", [*l2, "measures=[{kind: alignment}]"])
+        load_recipe("digits/pgd_at", [*l2, "measures=[{kind: alignment, epsilon: 0.1}]"])
+    load_recipe("digits/pgd_at", ["evaluation.threat.kind=l2", "measures=[{kind: alignment}]"])
     waits = r"regime.phases\[0\].below.measure: got kernel_distance; allowed .* there are none"
     with pytest.raises(UserError, match=waits):
         load_recipe("digits/pgd_at", ["regime.phases=[{until: 0.5, below: {value: 0.1}}]"])

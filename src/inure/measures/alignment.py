@@ -70,7 +70,8 @@ class Alignment(Measured):
     kind: Literal["alignment"] = "alignment"
     examples: Annotated[Whole, Field(ge=1)] = 128
     epsilon: Annotated[Real, Field(gt=0)] | None = None
-    """Of the random point, in pixel units. None: the attack's at the moment, else the evaluation's."""
+    """Of the random point, in pixel units: half the side of a box. None: that of the attack at the moment, else of the
+    evaluation; under L2 and L1 it has to be given."""
 
     def __call__(self, probe: Probe) -> dict[str, float]:
         """``gradient_alignment``: 1 where the loss is linear. ``linearity_error``: mean, at the attack's images."""
