@@ -2,6 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
+from . import config
 from .balance import Balance
 from .errors import UserError
 from .penalties import predicts
@@ -30,17 +33,7 @@ def refuse_impossible(recipe: "Recipe") -> None:
         if attack is None and value:
             allowed = f"{off}: method {recipe.method.kind} does not attack"
             raise UserError(name, given, allowed, f"{name}={off} or method.kind=pgd_at")
-    others = getattr(recipe.method, "adversaries", {}).values()
-    searches = [search for search in (attack, *others) if search is not None]
-    for search in searches if recipe.crafting is not None else ():
-        for trick, reason in getattr(search, "refuses", {}).items():
-            if getattr(recipe.crafting, trick) is not None:
-                allowed = f"null: attack {search.kind} {reason}"
-                raise UserError(f"crafting.{trick}", "on", allowed, "method.attack.kind=pgd")
-    for search in searches if recipe.regime.steps else ():
-        if not hasattr(search, "steps"):
-            allowed = f"null: attack {search.kind} has one step"
-            raise UserError("regime.steps", "a schedule", allowed, "method.attack.kind=pgd")
+    _refuse_attacks(recipe)
     for name in getattr(recipe.method, "ignores", ()):
         if getattr(recipe.balance, name) != getattr(Balance(), name):
             raise UserError(f"balance.{name}", "a criterion", f"the default: method {recipe.method.kind} ignores it")
@@ -59,6 +52,35 @@ def refuse_impossible(recipe: "Recipe") -> None:
     metric = recipe.checkpoint.metric
     if attack is None and metric.endswith("robust") and recipe.evaluation.threat.epsilon == 0:
         raise UserError("checkpoint.metric", metric, "clean: evaluation.threat.epsilon is 0")
+
+
+def _refuse_attacks(recipe: "Recipe") -> None:
+    """Attacks, those of phases included, that cannot take a trick, a schedule or the method's threat."""
+    method, regime, tricks = recipe.method, recipe.regime, recipe.crafting
+    attack: Any = getattr(method, "attack", None)
+    searches = [s for s in (attack, *getattr(method, "adversaries", {}).values()) if s is not None]
+    for search in searches if regime.steps else ():
+        if not hasattr(search, "steps"):
+            allowed = f"null: attack {search.kind} has one step"
+            raise UserError("regime.steps", "a schedule", allowed, "method.attack.kind=pgd")
+    first = {f"regime.phases[{n}].attack": phase.attack for n, phase in enumerate(regime.phases) if phase.attack}
+    for name, search in first.items():
+        _refuse_threat(name, search, attack.threat)
+    for name, search in (*(("method.attack", search) for search in searches), *first.items()):
+        for trick, reason in getattr(search, "refuses", {}).items():
+            if getattr(tricks, trick, None) is not None:
+                allowed = f"null: attack {search.kind} {reason}"
+                raise UserError(f"crafting.{trick}", "on", allowed, f"{name}.kind=pgd")
+
+
+def _refuse_threat(name: str, attack: Any, threat: Any) -> None:
+    """An attack of a phase that cannot act in the threat model of the method."""
+    tree = {**attack.model_dump(), "threat": threat.model_dump()}
+    try:
+        type(attack).model_validate(tree)
+    except ValidationError as error:
+        mistake = config.first_mistake(type(attack), tree, error)
+        raise mistake.at(f"{name}.{mistake.setting}") from None
 
 
 def _refuse_starts(recipe: "Recipe") -> None:

@@ -1,4 +1,4 @@
-"""Images at which kernels are compared over time: a fixed list, equally many of each class."""
+"""Images at which kernels are compared over time: a fixed list, with equally many of each class."""
 
 import torch
 from torch import Tensor

@@ -115,7 +115,9 @@ def _squared_norm(tensors: Sequence[Tensor]) -> Tensor:
 class GradientNoiseScale(Measured):
     """How noisy the gradient of training is at adversarial images of the present weights.
 
-    The images are equally many of each class: on a long tail that is not the distribution of training.
+    The probe has equally many images of each class. So it is the noise of balanced batches, also where training is on a
+    long tail; and as the shares of the classes are fixed, not drawn, ``gradient_squared_norm`` is biased low by the
+    variance between classes over the number of examples.
     """
 
     names: ClassVar[tuple[str, ...]] = ("gradient_noise_trace", "gradient_squared_norm", "gradient_noise_scale")
