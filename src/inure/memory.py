@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .precision import finest
 from .types import Memory
 
 CLASS_COUNTS = "class_counts"
-"""(K,) float64: training examples of each class. In the memory of every run."""
+"""(K,) ``finest``: training examples of each class. In the memory of every run."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Facts:
     examples: int
     """Training images: ``batch.index`` counts them from 0."""
     class_counts: Tensor
-    """(K,) float64, on the device."""
+    """(K,) ``finest``, on the device."""
     shape: tuple[int, int, int]
     """(C, H, W) of an image."""
     batch_size: int
@@ -45,7 +46,8 @@ class Facts:
 
 def facts_of(labels: Tensor, num_classes: int, shape: tuple[int, int, int], batch_size: int, device: Any) -> Facts:
     """The facts of a run on images of one ``shape`` with these (N,) labels."""
-    counts = torch.bincount(labels.cpu(), minlength=num_classes).double().to(device)
+    device = torch.device(device)
+    counts = torch.bincount(labels.cpu(), minlength=num_classes).to(finest(device)).to(device)
     return Facts(len(labels), counts, shape, batch_size)
 
 

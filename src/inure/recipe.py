@@ -1,12 +1,12 @@
-"""Recipe: every slot of a run, with defaults, and the combinations that are refused.
+"""Recipe: every slot of a run, with defaults. The combinations that are refused are in ``refusals.py``.
 
 Read this first (what can vary), then ``train.py`` (how it joins), then one method.
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from . import config
 from .averaging import Averaging
@@ -16,7 +16,7 @@ from .config import Real, Settings, Whole
 from .crafting import Tricks
 from .data import Augment, Data
 from .engine import Engine
-from .errors import UserError, unknown_name
+from .errors import unknown_name
 from .evaluation.by_class import Groups, ShareGroups
 from .evaluation.suites import SUITES
 from .measures import Measure
@@ -24,8 +24,9 @@ from .methods import Method, Standard
 from .models import Model
 from .optimizers import Optimizer
 from .optimizers.sgd import SGD
-from .penalties import AnyPenalty, predicts
+from .penalties import AnyPenalty
 from .perturbation import Perturbation
+from .refusals import refuse_impossible
 from .regime import Regime
 from .schedules import Cosine, Schedule
 from .shipped import recipe_tree
@@ -118,142 +119,6 @@ class Recipe(Settings):
     def _refuse_impossible(self) -> "Recipe":
         refuse_impossible(self)
         return self
-
-
-def refuse_impossible(recipe: Recipe) -> None:
-    """All combinations that cannot work, in one place.
-
-    Raises:
-        UserError: Naming the setting to change.
-    """
-    attack = getattr(recipe.method, "attack", None)
-    for name, given, value, off in (
-        ("regime.epsilon", "a schedule", recipe.regime.epsilon, "null"),
-        ("regime.steps", "a schedule", recipe.regime.steps, "null"),
-        ("regime.phases", "phases", recipe.regime.phases, "[]"),
-        ("crafting", "tricks", recipe.crafting, "null"),
-    ):
-        if attack is None and value:
-            allowed = f"{off}: method {recipe.method.kind} does not attack"
-            raise UserError(name, given, allowed, f"{name}={off} or method.kind=pgd_at")
-    _refuse_attacks(recipe)
-    for name in getattr(recipe.method, "ignores", ()):
-        if getattr(recipe.balance, name) != getattr(Balance(), name):
-            raise UserError(f"balance.{name}", "a criterion", f"the default: method {recipe.method.kind} ignores it")
-    for name in getattr(recipe.method, "refuses", ()):
-        if getattr(recipe, name):
-            off = "[]" if name == "penalties" else "null"
-            allowed = f"{off}: the step of method {recipe.method.kind} has no place for it"
-            given = getattr(getattr(recipe, name), "kind", "tricks" if name == "crafting" else "terms")
-            raise UserError(name, given, allowed, f"{name}={off}")
-    _refuse_recovery(recipe)
-    _refuse_penalties(recipe)
-    _refuse_balance(recipe)
-    _refuse_unmeasured(recipe)
-    _refuse_other_domains(recipe)
-    metric = recipe.checkpoint.metric
-    if attack is None and metric.endswith("robust") and recipe.evaluation.threat.epsilon == 0:
-        raise UserError("checkpoint.metric", metric, "clean: evaluation.threat.epsilon is 0")
-
-
-def _refuse_attacks(recipe: Recipe) -> None:
-    """Attacks, those of phases included, that cannot take a trick, a schedule or the method's threat."""
-    method, regime, tricks = recipe.method, recipe.regime, recipe.crafting
-    attack: Any = getattr(method, "attack", None)
-    searches = [s for s in (attack, *getattr(method, "adversaries", {}).values()) if s is not None]
-    for search in searches if regime.steps else ():
-        if not hasattr(search, "steps"):
-            allowed = f"null: attack {search.kind} has one step"
-            raise UserError("regime.steps", "a schedule", allowed, "method.attack.kind=pgd")
-    first = {f"regime.phases[{n}].attack": phase.attack for n, phase in enumerate(regime.phases) if phase.attack}
-    for name, search in first.items():
-        _refuse_threat(name, search, attack.threat)
-    for name, search in (*(("method.attack", search) for search in searches), *first.items()):
-        for trick, reason in getattr(search, "refuses", {}).items():
-            if getattr(tricks, trick, None) is not None:
-                allowed = f"null: attack {search.kind} {reason}"
-                raise UserError(f"crafting.{trick}", "on", allowed, f"{name}.kind=pgd")
-
-
-def _refuse_threat(name: str, attack: Any, threat: Any) -> None:
-    """An attack of a phase that cannot act in the threat model of the method."""
-    tree = {**attack.model_dump(), "threat": threat.model_dump()}
-    try:
-        type(attack).model_validate(tree)
-    except ValidationError as error:
-        mistake = config.first_mistake(type(attack), tree, error)
-        raise mistake.at(f"{name}.{mistake.setting}") from None
-
-
-def _refuse_recovery(recipe: Recipe) -> None:
-    """Guards against the collapse of an attack where there is none, or none that could be exchanged."""
-    guards, method = recipe.guards, recipe.method
-    if guards.catastrophic != "warn" and not hasattr(method, "attack"):
-        raise UserError("guards.catastrophic", guards.catastrophic, f"warn: method {method.kind} does not attack")
-    if guards.catastrophic == "switch" and not guards.recovery_epochs:
-        raise UserError("guards.recovery_epochs", 0, "at least 1 with guards.catastrophic=switch")
-    recovers = guards.catastrophic in ("rollback", "switch") and guards.recovery_epochs
-    if recovers and hasattr(method, "step") and not hasattr(method, "with_attack"):
-        allowed = f"warn | stop: the step of method {method.kind} is its own attack"
-        raise UserError("guards.catastrophic", guards.catastrophic, allowed)
-
-
-def _refuse_penalties(recipe: Recipe) -> None:
-    """The same one twice, or one that the method or a compiled net cannot have."""
-    kinds = [penalty.kind for penalty in recipe.penalties]
-    for number, penalty in enumerate(recipe.penalties):
-        name = f"penalties[{number}]"
-        if penalty.kind in kinds[:number]:
-            raise UserError(name, penalty.kind, "penalties that differ")
-        if getattr(penalty, "eager", False) and recipe.engine.compile:
-            allowed = "false: compiled nets cannot be differentiated twice"
-            raise UserError("engine.compile", f"true with penalty {penalty.kind}", allowed, "engine.compile=false")
-        on, known = getattr(penalty, "on", "auto"), predicts(recipe.method)
-        if on not in ("auto", *known):
-            allowed = f"auto | {' | '.join(known)}: method {recipe.method.kind} predicts no others"
-            raise UserError(f"{name}.on", on, allowed)
-        if getattr(penalty, "needs_attack", False) and not hasattr(recipe.method, "attack"):
-            allowed = f"others: method {recipe.method.kind} does not attack"
-            raise UserError(name, penalty.kind, allowed, "method.kind=pgd_at")
-
-
-def _refuse_balance(recipe: Recipe) -> None:
-    """Radii by class without an attack, and what a step of the method's own has no place for."""
-    method, balance = recipe.method, recipe.balance
-    refused, reason = getattr(method, "refuses_of_balance", ()), f"the step of method {method.kind} has no place for it"
-    if balance.epsilon is not None and ("epsilon" in refused or not hasattr(method, "attack")):
-        reason = reason if refused else f"method {method.kind} does not attack"
-        raise UserError("balance.epsilon", "radii by class", f"null: {reason}", "method.kind=pgd_at")
-    if balance.counter is not None and "counter" in refused:
-        name, off = ("balance.counts", "false") if balance.counts else ("balance.train.kind", "another criterion")
-        raise UserError(name, balance.counts or balance.train.kind, f"{off}: {reason}", "method.kind=pgd_at")
-
-
-def _refuse_unmeasured(recipe: Recipe) -> None:
-    """The same measure twice, or a phase that waits for what nobody measures."""
-    kinds = [measure.kind for measure in recipe.measures]
-    for number, kind in enumerate(kinds):
-        if kind in kinds[:number]:
-            raise UserError(f"measures[{number}]", kind, "measures that differ")
-    known = [name for measure in recipe.measures for name in measure.names]
-    for number, phase in enumerate(recipe.regime.phases):
-        if phase.below is not None and phase.below.measure not in known:
-            allowed = "what the recipe's measures record: " + (" | ".join(known) or "there are none")
-            setting = f"regime.phases[{number}].below.measure"
-            raise UserError(setting, phase.below.measure, allowed, "measures=[{kind: kernel}]")
-
-
-def _refuse_other_domains(recipe: Recipe) -> None:
-    """Parameters of domains that nothing trains, or a method whose domains the net lacks."""
-    adapters, trained = recipe.model.adapters, getattr(recipe.method, "domains", ())
-    if adapters is None:
-        return
-    if not trained:
-        allowed = f"null: method {recipe.method.kind} trains a single domain"
-        raise UserError("model.adapters", " + ".join(adapters.kinds), allowed, "method.kind=co_training")
-    if {*trained} != {*adapters.domains}:
-        allowed = f"those of the method: {' | '.join(trained)}"
-        raise UserError("model.adapters.domains", adapters.domains, allowed, "method.adversaries for more than two")
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:

@@ -156,8 +156,7 @@ class _Choices:
         self.add(_HINDSIGHT, mixes[best], found.clean[best, self.rest])
 
     def _few(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        x = self.images.batch(self.shots).to(device).float() / 255
-        return x, self.images.labels[self.shots].to(device)
+        return self.images.examples(self.shots, device)[:2]
 
     def _entry(self, name: str) -> dict[str, Any]:
         mix, right = self._mixes[name], self.right[name]

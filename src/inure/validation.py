@@ -99,9 +99,8 @@ class Validator:
         return gradient_alignment(model, x, y, epsilon=epsilon, noise=noise) * len(x) if len(x) else x.new_zeros(())
 
     def _images(self, rows: Tensor) -> tuple[Tensor, Tensor, CounterNoise]:
-        x = self.images.batch(rows).to(self._device).float().div(255)
-        noise = CounterNoise(0, self.images.index[rows].to(self._device))
-        return x, self.images.labels[rows].to(self._device), noise
+        x, y, index = self.images.examples(rows, self._device)
+        return x, y, CounterNoise(0, index)
 
     def _measure(self, model: nn.Module, rows: Tensor, attack: Any) -> tuple[Tensor, Tensor]:
         """Right answers of each class, (K,), and the sum of the losses."""
@@ -139,7 +138,7 @@ def accuracies(counts: dict[str, Tensor]) -> dict[str, float]:
 
     Balanced accuracies are means over the classes that have an image here, each class counted once.
     """
-    c = {name: value.double().cpu() for name, value in counts.items()}
+    c = {name: value.cpu().double() for name, value in counts.items()}
     sums = {name: float(value.sum()) for name, value in c.items()}
     clean, robust = (c[right][c[of] > 0] / c[of][c[of] > 0] for right, of in (("clean", "all"), ("robust", "attacked")))
     aligned = {"alignment": sums["alignment"] / max(sums["probe"], 1)} if "alignment" in sums else {}

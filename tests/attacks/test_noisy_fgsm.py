@@ -1,5 +1,7 @@
 """FGSM from anisotropic noise: its limits, where its noise lies, and how large it is."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -56,6 +58,21 @@ def test_the_step_follows_the_gradient_at_the_noisy_image_and_clip_returns_to_th
     clipped = NoisyFGSM(threat=LINF, step_size=0.03, clip=True)(net, batch.x, batch.y, noise=noise_of(batch))
     assert LINF.distance(clipped, batch.x).max() <= 0.05 + 1e-6
     assert LINF.distance(x_adv, batch.x).max() > 0.06
+
+
+def test_a_file_is_read_once_and_again_when_it_has_changed(net, batch, tmp_path, monkeypatch):
+    file, read = str(tmp_path / "scale.npy"), []
+    load = np.load
+    monkeypatch.setattr(np, "load", lambda *a, **o: read.append(a) or load(*a, **o))
+    np.save(file, np.ones((3, 6, 6)))
+    attack = NoisyFGSM(threat=LINF, scale="file", file=file, step_size=0)
+    even = [attack(net, batch.x, batch.y, noise=noise_of(batch)) for _ in range(3)]
+    assert len(read) == 1
+    np.save(file, np.concatenate([np.zeros((2, 6, 6)), np.ones((1, 6, 6))]))
+    os.utime(file, ns=(1, 1))  # the clock of a file system may be coarse
+    changed = attack(net, batch.x, batch.y, noise=noise_of(batch))
+    assert torch.equal(changed[:, :2], batch.x[:, :2])
+    assert not torch.equal(even[0][:, :2], batch.x[:, :2])
 
 
 def test_a_file_that_does_not_fit_is_refused_in_one_line(net, batch, tmp_path):

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from inure.attacks import APGD, FGSM, PGD
-from inure.balance import Balance, BalancedSoftmax, CrossEntropy, Rebalanced, Weighted, notices
+from inure.balance import Balance, BalancedSoftmax, ClassBalancedFocal, CrossEntropy, Rebalanced, Weighted, notices
 from inure.methods import PGDAT
+from inure.models.batchnorm import BatchNorm
 from inure.optimizers import SGD
 from inure.penalties import GradAlign
 from inure.recipe import load_recipe
@@ -68,6 +69,27 @@ def test_weights_do_something_where_batchnorm_couples_the_images(mode):
 def test_a_prior_inside_the_softmax_does_something():
     differing = crafted(BalancedSoftmax(), ATTACKS[0]) != crafted(CrossEntropy(), ATTACKS[0])
     assert differing.double().mean() > 0.1
+
+
+def test_the_softmax_form_of_the_focal_loss_is_a_weight_under_hard_labels_alone():
+    focal = ClassBalancedFocal(form="softmax", beta=0.99)
+    for attack in ATTACKS:
+        assert torch.equal(crafted(focal, attack), crafted(CrossEntropy(), attack))
+    attack = ATTACKS[0]
+    differing = crafted(focal, attack, labels="soft") != crafted(CrossEntropy(), attack, labels="soft")
+    assert differing.double().mean() > 0.05
+    softmax = "balance.attack={kind: class_balanced_focal, form: softmax}"
+    assert said(softmax) == ["inert_balance"]
+    assert said(softmax, "augment.mixup=1") == []
+    assert said("balance.attack.kind=weighted", "augment.mixup=1") == ["inert_balance"]
+
+
+def test_without_running_statistics_images_are_coupled_in_eval_mode_too():
+    net = tiny_net().train()
+    BatchNorm(running=False).apply(net, "tiny")
+    plain, weighted = (crafted(c, ATTACKS[0], net=net) for c in (CrossEntropy(), Rebalanced()))
+    assert (plain != weighted).double().mean() > 0.1
+    assert said("balance.attack.kind=rebalanced", net=net) == []
 
 
 def said(*overrides: str, net=None) -> list[str]:

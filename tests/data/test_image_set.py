@@ -31,6 +31,17 @@ def test_arrays_make_a_set(images):
     assert "10 images 3 x 4 x 5" in repr(images)
 
 
+def test_a_net_is_shown_floats_with_their_labels_and_index(either):
+    images, arrays = either
+    part = images.subset(torch.tensor([9, 2, 5]))
+    rows = torch.tensor([2, 0])
+    x, y, index = part.examples(rows, "cpu")
+    expected = torch.from_numpy(arrays[[5, 9]]).permute(0, 3, 1, 2).float() / 255
+    assert x.dtype == torch.float32
+    assert torch.equal(x, expected)
+    assert (y.tolist(), index.tolist()) == ([1, 1], [5, 9])
+
+
 def test_batches_are_the_images(either):
     images, arrays = either
     rows = torch.tensor([7, 0, 7, 3])

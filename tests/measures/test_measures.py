@@ -12,6 +12,7 @@ from inure.measures import MEASURES, Alignment, GradientNoiseScale, GradientStab
 from inure.measures.alignment import gradient_alignment
 from inure.memory import begin, facts_of
 from inure.methods import MART, PGDAT, TRADES, Standard
+from inure.models.batchnorm import BatchNorm
 from inure.recipe import Recipe, load_recipe
 from runs import TINY_ATTACK, assert_same_run, inure, records
 from tiny import assert_same_state, state_of, tiny_net
@@ -66,6 +67,18 @@ def test_the_kernel_is_compared_with_that_of_the_last_look():
     assert Kernel(examples=6)(probe)["kernel_distance"] == pytest.approx(0, abs=1e-6)
 
 
+def test_the_kernel_of_a_net_without_running_statistics_is_that_of_its_batch():
+    net = tiny_net().train()
+    BatchNorm(running=False).apply(net, "tiny")
+    probe = probe_of(PGDAT(), net, measures=[Kernel(examples=6)])
+    with pytest.raises(UserError, match="bn_mode"):
+        Kernel(examples=6)(probe)
+    batch, _ = probe.batch(6)
+    found = Kernel(examples=6, bn_mode="batch")(probe)["kernel_trace"]
+    expected = trace_kernel(net, batch.x, bn_mode="batch").diagonal().sum()
+    assert found == pytest.approx(float(expected))
+
+
 def test_the_radius_of_alignment_is_that_of_the_attack():
     probe = probe_of(PGDAT())
     for epsilon, given in ((8 / 255, None), (0.3, 0.3)):
@@ -78,6 +91,18 @@ def test_the_radius_of_alignment_is_that_of_the_attack():
 def test_mistakes_name_the_setting():
     with pytest.raises(UserError, match=r"measures\[1\]: got kernel; allowed measures that differ"):
         load_recipe("digits/pgd_at", ["measures=[{kind: kernel}, {kind: kernel, examples: 5}]"])
+    with pytest.raises(UserError, match=r"measures\[0\].bn_mode: got running; allowed batch with .*running=false"):
+        load_recipe("digits/pgd_at", ["model.batchnorm.running=false", "measures=[{kind: kernel}]"])
+    load_recipe("digits/pgd_at", ["model.batchnorm.running=false", "measures=[{kind: kernel, bn_mode: batch}]"])
+    for l2 in (
+        ["method.attack.threat.kind=l2"],
+        ["method.kind=standard", "regime.epsilon=null", "evaluation.threat.kind=l2"],
+        ["evaluation.threat.kind=l1", "regime.phases=[{until: 0.5}]"],  # clean at first
+    ):
+        with pytest.raises(UserError, match=r"measures\[0\].epsilon: got None; allowed a number in pixel units"):
+            load_recipe("digits/pgd_at", [*l2, "measures=[{kind: alignment}]"])
+        load_recipe("digits/pgd_at", [*l2, "measures=[{kind: alignment, epsilon: 0.1}]"])
+    load_recipe("digits/pgd_at", ["evaluation.threat.kind=l2", "measures=[{kind: alignment}]"])
     waits = r"regime.phases\[0\].below.measure: got kernel_distance; allowed .* there are none"
     with pytest.raises(UserError, match=waits):
         load_recipe("digits/pgd_at", ["regime.phases=[{until: 0.5, below: {value: 0.1}}]"])

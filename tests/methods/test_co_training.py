@@ -13,7 +13,7 @@ from inure.models import Model, build
 from inure.models.adapt import adapt
 from inure.models.adapters.stacks import adapter_names, plain_name
 from inure.models.modes import attack_mode
-from inure.recipe import load_recipe
+from inure.recipe import Recipe, load_recipe
 from inure.threat import L2, Linf
 from inure.types import Batch
 from tiny import assert_same_state, noise_of, soft, state_of
@@ -203,7 +203,9 @@ def test_what_cannot_work_is_refused():
     with pytest.raises(UserError, match="domains that differ"):
         CoTraining(robust="clean")
     with pytest.raises(UserError, match="has no gradient"):
-        CoTraining(attack=ATTACK, climbs="prediction")
+        Recipe(method=CoTraining(attack=ATTACK, climbs="prediction"))
+    with pytest.raises(UserError, match="method.adversaries.l2.start: got zero"):
+        Recipe(method=CoTraining(attack=PGD(), adversaries={"l2": FGSM(threat=L2())}, climbs="prediction"))
     method = CoTraining(attack=ATTACK, robust="linf")
     with pytest.raises(UserError, match=r"domains clean \| linf; allowed those of model.adapters: clean \| robust"):
         crafted(method, net_of("cls_token"), batch_of())

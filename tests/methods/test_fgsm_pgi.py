@@ -12,6 +12,7 @@ from inure.errors import Stop, UserError
 from inure.losses import cross_entropy
 from inure.memory import facts_of
 from inure.methods import FGSMPGI, PGDAT
+from inure.methods.fgsm_pgi import _momentum
 from inure.optimizers import SGD
 from inure.passes import passes
 from inure.recipe import Recipe, load_recipe
@@ -92,6 +93,26 @@ def test_the_first_visit_starts_at_a_random_corner_and_a_reset_begins_anew():
     assert not torch.equal(starts[0], starts[3])
     assert memory["fgsm_pgi.period"][inner.index].tolist() == [1] * 8
     assert memory["fgsm_pgi.period"][:100].eq(-1).all()  # nobody has seen them
+
+
+@pytest.mark.parametrize("factor", [1e-12, 1e9])
+@pytest.mark.parametrize("storage", ["float16", "int8"])
+def test_an_image_of_a_tiny_or_huge_gradient_keeps_its_momentum_beside_the_others(storage, factor):
+    """``norm=batch`` divides by the mean gradient of the batch."""
+    net, batch = tiny_net().eval(), tiny_batch(8)
+    factors = torch.ones(8)
+    factors[0] = factor
+    kept = []
+    for kind in (storage, "float32"):
+        method = method_of(storage=kind, momentum=1.0, attack_mode="eval")
+        now = replace(batch, memory=memory_of(method))
+        torch.manual_seed(0)
+        method.craft(net, now, method.attack, lambda logits, y: factors * cross_entropy(logits, y))
+        kept.append(_momentum(now.memory, batch.index))
+    found, expected = kept
+    largest = expected.abs().amax((1, 2, 3), keepdim=True)
+    assert (largest > 0).all()
+    assert ((found - expected) / largest).abs().max() < 2**-11
 
 
 @pytest.mark.parametrize(("storage", "error"), [("float32", 0.0), ("float16", 2**-12), ("int8", 1 / 254)])

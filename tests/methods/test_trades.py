@@ -4,12 +4,15 @@ import pytest
 import torch
 from scipy.special import rel_entr
 
-from inure.attacks import PGD, input_gradient
+from inure.attacks import APGD, FGSM, NFGSM, PGD, NoisyFGSM, Pyramid, input_gradient
 from inure.balance import CrossEntropy
+from inure.errors import UserError
 from inure.losses import cross_entropy, kl
-from inure.methods import TRADES, Standard
+from inure.methods import MART, PGDKL, TRADES, Standard
+from inure.recipe import Recipe, load_recipe
+from inure.regime import Phase, Regime
 from inure.threat import Linf
-from tiny import noise_of, soft, tiny_net
+from tiny import noise_of, soft, tiny_batch, tiny_net
 
 ATTACK = PGD(threat=Linf(epsilon=0.1), steps=4, start="gaussian")
 
@@ -62,6 +65,55 @@ def test_the_gradient_of_the_attack_is_zero_at_the_clean_images_and_not_at_its_s
     assert gradient(x).max() < 1e-14
     assert gradient(start).min() > 1e-5
     assert TRADES().attack.start == "gaussian"
+
+
+STILL = [
+    (FGSM(), "start: got zero"),
+    (PGD(start="zero"), "start: got zero"),
+    (APGD(start="zero"), "start: got zero"),
+    (Pyramid(cells=[1], scalars=[1]), "start: got zero"),
+    (PGD(start="gaussian", start_std=0), "start_std: got 0"),
+    (NFGSM(noise=0), "noise: got 0"),
+    (NoisyFGSM(noise=0), "noise: got 0"),
+]
+
+
+@pytest.mark.parametrize(("attack", "message"), STILL, ids=str)
+def test_an_attack_from_the_image_itself_is_refused_in_phases_too(attack, message):
+    reason = (
+        "; allowed another: method trades climbs a divergence that has no gradient at the image itself; try attack."
+    )
+    with pytest.raises(UserError) as caught:
+        Recipe(method=TRADES(attack=attack))
+    assert f"method.attack.{message}{reason}" in str(caught.value)
+    ladder = Regime(phases=[Phase(until=0.2), Phase(until=0.5, attack=attack)])
+    with pytest.raises(UserError) as caught:
+        Recipe(method=TRADES(), regime=ladder)
+    assert f"regime.phases[1].attack.{message}{reason}" in str(caught.value)
+    for method in (MART(attack=attack), PGDKL(attack=attack)):  # which climb the loss at the label
+        Recipe(method=method, regime=ladder)
+
+
+def test_an_attack_from_elsewhere_is_not():
+    for attack in (FGSM(start="uniform"), PGD(start_std=0), APGD(), NFGSM(), NoisyFGSM()):
+        Recipe(method=TRADES(attack=attack), regime=Regime(phases=[Phase(until=0.5, attack=attack)]))
+    assert load_recipe("cifar10/mo_trades_ard_prm_deit_tiny").crafting is not None
+
+
+def test_an_attack_that_lets_go_of_who_has_fallen_gives_each_image_what_it_gets_alone():
+    net, batch = tiny_net().eval(), tiny_batch(24)
+    with torch.no_grad():
+        right = net(batch.x).argmax(1)
+    method = TRADES(attack=APGD(threat=Linf(epsilon=0.05), steps=8, keep="worst"))
+
+    def crafted_of(rows):
+        part = type(batch)(batch.x[rows], right[rows], batch.index[rows], batch.progress)
+        return crafted(method, net, part)
+
+    alone = torch.cat([crafted_of(slice(i, i + 1)) for i in range(24)])
+    fallen = int((net(alone).argmax(1) != right).sum())
+    assert 0 < fallen < 24
+    assert torch.allclose(crafted_of(slice(24)), alone, atol=1e-6)
 
 
 def test_the_attack_climbs_the_kl_to_the_clean_prediction_and_ignores_labels(net, batch):

@@ -82,7 +82,7 @@ class NTK(Settings):
         for name, classifier in self._nets(subject):
             net = in_float32(in_mode(classifier, parse_mode(self.mode)), subject.device)
             for kind in kinds:
-                x, y, index = _examples(subject, rows)
+                x, y, index = subject.images.examples(rows, subject.device)
                 if kind == "adversarial":
                     x = self._attacked(net, x, y, index, subject)
                 found.append(self._look(net, x, y, name, kind, subject))
@@ -140,12 +140,6 @@ class _Look(NamedTuple):
     @property
     def label(self) -> str:
         return f"{self.weights}, {self.images}"
-
-
-def _examples(subject: Subject, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    device = subject.device
-    x = subject.images.batch(rows).to(device).float().div(255)
-    return x, subject.images.labels[rows].to(device), subject.images.index[rows].to(device)
 
 
 def _epochs(subject: Subject) -> dict[str, int]:

@@ -49,6 +49,20 @@ def crafted_gradient(
     return x_adv, input_gradient(model, x_adv, y, loss)[0]
 
 
+def cosines(a: Tensor, b: Tensor) -> tuple[PerExample, Tensor]:
+    """(B,) cosines of the rows of two (B, D), and where neither is zero; finite everywhere, with its gradient.
+
+    Rows are scaled by their largest entry first: gradients of confident examples are so small that their squares, or
+    the epsilon of ``F.cosine_similarity``, would make them look orthogonal. 0 where a row is zero.
+    """
+    sizes = [v.detach().abs().amax(1, keepdim=True) for v in (a, b)]
+    there = (sizes[0] > 0) & (sizes[1] > 0)
+    a, b = (v / torch.where(there, size, 1.0) for v, size in zip((a, b), sizes, strict=True))
+    norms = a.norm(dim=1) * b.norm(dim=1)
+    there = there.squeeze(1)
+    return (a * b).sum(1) / torch.where(there, norms, 1.0), there
+
+
 def _one(
     model: nn.Module, x_adv: Images, y: Labels, loss: Criterion, backward: bool
 ) -> tuple[Tensor, PerExample, Logits]:

@@ -1,6 +1,7 @@
 """FGSM from anisotropic noise: our instantiation of an idea of Li et al. (2023, arXiv:2312.02236)."""
 
 from functools import lru_cache
+from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
@@ -78,7 +79,7 @@ class NoisyFGSM(Settings):
     def _scale(self, model: nn.Module, x: Images, y: Labels, loss: Criterion) -> Tensor:
         """(C, H, W), or what broadcasts to it; ones where all are equal to zero."""
         if self.file is not None:
-            s = _read(self.file).to(x)
+            s = _read(self.file, _stamp(self.file), x.device, x.dtype)
             try:
                 s = s.expand(x.shape[1:])
             except RuntimeError:
@@ -93,8 +94,18 @@ class NoisyFGSM(Settings):
         return torch.where(size > 0, s / torch.where(size > 0, size, 1), 1)
 
 
+def _stamp(file: str) -> tuple[int, int] | None:
+    """What changes with the file; None if it is not there."""
+    try:
+        found = Path(file).stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
 @lru_cache(maxsize=4)
-def _read(file: str) -> Tensor:
+def _read(file: str, stamp: tuple[int, int] | None, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Once for a file as it is and a device: a copy at each step would wait for the device."""
     try:
         numbers = np.load(file, allow_pickle=False)
     except (OSError, ValueError) as error:
@@ -102,4 +113,4 @@ def _read(file: str) -> Tensor:
     found = torch.from_numpy(np.asarray(numbers, dtype=np.float32))
     if not (found.isfinite() & (found >= 0)).all():
         raise UserError("file", file, "numbers that are finite and not negative")
-    return found
+    return found.to(device, dtype)

@@ -1,6 +1,6 @@
 """The class-balanced focal loss (Cui et al., 2019, arXiv:1901.05555; focal: Lin et al., 2017, arXiv:1708.02002)."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -21,17 +21,25 @@ class ClassBalancedFocal(Settings):
     elsewhere. ``softmax``: -(1 - p_y)^gamma log p_y. The defaults are what the code of RoBal (arXiv:2104.02703) has
     as its baseline. Soft labels: every class has its share of either term.
 
-    In an attack the softmax form climbs as cross-entropy does, since it depends on p_y alone; the sigmoid form does
-    not.
+    In an attack the softmax form climbs as cross-entropy does under hard labels, since it depends on p_y alone, and a
+    run says so; the sigmoid form does not.
 
     Note:
         RoBal's code divides by the batch's number of examples, as the mean here does.
     """
 
+    only_hard: ClassVar[bool] = True
+    """What ``only_weights`` says holds of hard labels alone."""
+
     kind: Literal["class_balanced_focal"] = "class_balanced_focal"
     beta: Annotated[Real, Field(ge=0, le=1)] = 0.9999
     gamma: Annotated[Real, Field(ge=0)] = 2.0
     form: Literal["sigmoid", "softmax"] = "sigmoid"
+
+    @property
+    def only_weights(self) -> bool:
+        """Whether its gradient is that of cross-entropy times a positive number: see ``notices.py``."""
+        return self.form == "softmax"
 
     def at(self, batch: Batch) -> Criterion:
         """The criterion with the counts of the run."""

@@ -1,6 +1,7 @@
 """What the criteria for imbalanced classes are made of: the counts, effective numbers, weights, the log prior.
 
-All of it is K numbers in float64, made once for a batch (in ``at``), not at every step of the attack.
+All of it is K numbers, in float64 where the device has that (``finest``), made once for a batch (in ``at``), not at
+every step of the attack.
 """
 
 import math
@@ -14,12 +15,12 @@ from ..types import Batch, Criterion, Labels, Logits, PerExample
 
 
 def counts_of(batch: Batch) -> Tensor:
-    """(K,) float64: training examples of each class; do not change them in place."""
+    """(K,): training examples of each class; do not change them in place."""
     return batch.memory[CLASS_COUNTS]
 
 
 def effective_numbers(counts: Tensor, beta: float) -> Tensor:
-    """(1 - beta^n) / (1 - beta), (K,) float64: 1 for every class at beta 0, n at beta 1 (Cui et al., 2019)."""
+    """(1 - beta^n) / (1 - beta), (K,): 1 for every class at beta 0, n at beta 1 (Cui et al., 2019)."""
     if beta == 1:
         return counts
     if beta == 0:
@@ -35,12 +36,12 @@ def balanced(raw: Tensor, counts: Tensor) -> Tensor:
 
 
 def effective_weights(counts: Tensor, beta: float) -> Tensor:
-    """(K,) float64, inversely proportional to the effective numbers, with mean 1."""
+    """(K,), inversely proportional to the effective numbers, with mean 1."""
     return balanced(1 / effective_numbers(counts, beta), counts)
 
 
 def log_prior(counts: Tensor) -> Tensor:
-    """(K,) float64, log(n / n_max): exactly 0 where all are alike. A class without examples counts as having one."""
+    """(K,), log(n / n_max): exactly 0 where all are alike. A class without examples counts as having one."""
     counts = counts.clamp_min(1)
     return (counts / counts.max()).log()
 

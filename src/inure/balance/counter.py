@@ -24,7 +24,7 @@ class Counter(Settings):
     kind: Literal["counter"] = "counter"
 
     def remember(self, facts: Facts) -> Memory:
-        """(K,) float64 each: the counts of the last epoch, and those of this one so far."""
+        """(K,) each: the counts of the last epoch, and those of this one so far."""
         return {_LAST: facts.class_counts.clone(), _NOW: torch.zeros_like(facts.class_counts)}
 
     def observe(self, batch: Batch, logits: Logits) -> None:
@@ -40,5 +40,5 @@ class Counter(Settings):
 
 
 def last_counts(memory: Memory) -> Tensor:
-    """(K,) float64: predictions of the last epoch by class."""
+    """(K,): predictions of the last epoch by class."""
     return memory[_LAST]

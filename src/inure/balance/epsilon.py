@@ -31,7 +31,7 @@ class ClassEpsilon(Settings):
     """b: share of training over which a grows from 0."""
 
     def factors(self, counts: Tensor, progress: float) -> Tensor:
-        """(K,) float64, whose mean over the training images is 1."""
+        """(K,), whose mean over the training images is 1."""
         there = counts.clamp_min(1)
         roots = (there.max() / there).log().sqrt()
         mean = (counts * roots).sum() / counts.sum()

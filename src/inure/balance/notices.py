@@ -13,8 +13,8 @@ def notices(recipe: Any, net: nn.Module) -> Iterator[tuple[str, str]]:
     if inert(recipe, net):
         yield (
             "inert_balance",
-            f"balance.attack.kind={balance.attack.kind} multiplies each image's loss by a positive number, which the "
-            "attack does not see: it takes signs or normalised gradients, and no image depends on the others; the "
+            f"balance.attack.kind={balance.attack.kind} multiplies each image's gradient by a positive number, which "
+            "the attack does not see: it takes signs or normalised gradients, and no image depends on the others; the "
             "images are those of cross-entropy; try balance.attack.kind=balanced_softmax, balance.epsilon or "
             "method.attack_mode=train (with BatchNorm)",
         )
@@ -30,13 +30,18 @@ def inert(recipe: Any, net: nn.Module) -> bool:
 
     The gradient of an image is then a positive multiple of that of its cross-entropy. All attacks for training see
     its sign, its direction at unit length, or its order of coordinates, and compare losses within one image only. It
-    has an effect where images are coupled (BatchNorm with batch statistics, an attack or method that ``couples`` them)
-    or a penalty's term stands beside it.
+    has an effect where images are coupled (BatchNorm with batch statistics, which it has in eval mode too if it keeps
+    no running ones; an attack or method that ``couples`` them) or a penalty's term stands beside it.
     """
     method = recipe.method
-    if not getattr(recipe.balance.attack, "only_weights", False) or not hasattr(method, "attack"):
+    criterion = recipe.balance.attack
+    if not getattr(criterion, "only_weights", False) or not hasattr(method, "attack"):
         return False
-    statistics = method.attack_mode != "eval" and any(isinstance(module, _BatchNorm) for module in net.modules())
+    mixed = recipe.augment is not None and recipe.augment.mixes
+    if mixed and getattr(criterion, "only_hard", False):
+        return False
+    norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
+    statistics = any(method.attack_mode != "eval" or not norm.track_running_stats for norm in norms)
     attacks = (method.attack, *getattr(method, "adversaries", {}).values())
     coupled = statistics or any(getattr(piece, "couples", False) for piece in (method, *attacks))
     beside = any(hasattr(penalty, "attack_term") for penalty in recipe.penalties)

@@ -32,7 +32,7 @@ class Rebalanced(Settings):
     """
 
     only_weights: ClassVar[bool] = True
-    """Each example's cross-entropy times a positive number: see ``notices.py``."""
+    """Each example's cross-entropy times a positive number, under soft labels too: see ``notices.py``."""
     needs_counter: ClassVar[bool] = True
 
     kind: Literal["rebalanced"] = "rebalanced"
@@ -40,7 +40,7 @@ class Rebalanced(Settings):
     """The weight 1 / (E + 1e-5), as large as 1e5 for a class that nothing was predicted as."""
 
     def weights(self, counts: Tensor, predicted: Tensor) -> Tensor:
-        """(K,) float64 with mean 1, from examples and predictions of each class."""
+        """(K,) with mean 1, from examples and predictions of each class."""
         if self.faithful:
             return balanced(1 / (effective_numbers(counts, predicted) + _OFFICIAL), counts)
         return balanced(1 / effective_numbers(counts, predicted.clamp_min(1)), counts)
@@ -51,6 +51,6 @@ class Rebalanced(Settings):
 
 
 def effective_numbers(counts: Tensor, predicted: Tensor) -> Tensor:
-    """(K,) float64: n (1 - (1 - 1/n)^m); n at least 1."""
-    counts = counts.double().clamp_min(1)
-    return -torch.expm1(torch.special.xlog1py(predicted.double(), -1 / counts)) * counts
+    """(K,): n (1 - (1 - 1/n)^m); n at least 1."""
+    counts = counts.clamp_min(1)
+    return -torch.expm1(torch.special.xlog1py(predicted, -1 / counts)) * counts

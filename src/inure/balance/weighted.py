@@ -23,7 +23,7 @@ class Weighted(Settings):
     """
 
     only_weights: ClassVar[bool] = True
-    """Each example's cross-entropy times a positive number: see ``notices.py``."""
+    """Each example's cross-entropy times a positive number, under soft labels too: see ``notices.py``."""
 
     kind: Literal["weighted"] = "weighted"
     beta: Annotated[Real, Field(ge=0, le=1)] = 0.9999

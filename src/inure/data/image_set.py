@@ -144,6 +144,17 @@ class ImageSet:
             return self.pixels.index_select(0, rows.to(self.device))
         return self.pixels.decode(self.pixels.rows[rows.cpu()])
 
+    def examples(self, rows: Tensor, device: torch.device | str) -> tuple[Tensor, Tensor, Tensor]:
+        """What a net is shown: images (B, C, H, W) float32 in [0, 1], labels (B,) and index (B,) of ``rows`` (B,).
+
+        On ``device``; not augmented.
+
+        Raises:
+            UserError: As ``batch``.
+        """
+        x = self.batch(rows).to(device).float().div(255)
+        return x, self.labels[rows].to(device), self.index[rows].to(device)
+
     def to(self, device: torch.device | str) -> "ImageSet":
         """The same set with its pixels on ``device``; a lazy set stays as it is."""
         if not isinstance(self.pixels, Tensor):

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..attacks.gradient import input_gradient
+from ..attacks.gradient import cosines, input_gradient
 from ..config import Real, Whole
 from ..losses import cross_entropy
 from ..models.modes import attack_mode, frozen
@@ -36,9 +36,9 @@ def gradient_alignment(
     with attack_mode(model, "eval"), frozen(model):
         here, _, _ = input_gradient(model, x, y, criterion)
         there, _, _ = input_gradient(model, x + epsilon * (2 * noise.uniform(x) - 1), y, criterion)
-    cosines, there_is_one = _cosines(here.flatten(1), there.flatten(1))
-    counted = there_is_one.sum()
-    return torch.where(counted > 0, cosines.sum() / counted.clamp_min(1), 1)
+    aligned, nonzero = cosines(here.flatten(1), there.flatten(1))
+    counted = nonzero.sum()
+    return torch.where(counted > 0, aligned.sum() / counted.clamp_min(1), 1)
 
 
 def linearity_error(
@@ -62,16 +62,6 @@ def linearity_error(
     return (there - here - ((x_adv - x) * grad).flatten(1).sum(1)).abs()
 
 
-def _cosines(a: Tensor, b: Tensor) -> tuple[PerExample, Tensor]:
-    """Cosines of rows, 0 where one is zero, and where none is."""
-    sizes = [row.abs().amax(1, keepdim=True) for row in (a, b)]
-    nonzero = ((sizes[0] > 0) & (sizes[1] > 0)).squeeze(1)
-    # Gradients of sure nets are so small that their squares vanish
-    a, b = (row / torch.where(size > 0, size, 1) for row, size in zip((a, b), sizes, strict=True))
-    cosines = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1)).clamp_min(torch.finfo(a.dtype).tiny)
-    return cosines, nonzero
-
-
 class Alignment(Measured):
     """Cosine of the input gradients at an image and at a random point around it, and the error of linear prediction."""
 
@@ -80,7 +70,8 @@ class Alignment(Measured):
     kind: Literal["alignment"] = "alignment"
     examples: Annotated[Whole, Field(ge=1)] = 128
     epsilon: Annotated[Real, Field(gt=0)] | None = None
-    """Of the random point, in pixel units. None: the attack's at the moment, else the evaluation's."""
+    """Of the random point, in pixel units: half the side of a box. None: that of the attack at the moment, else of the
+    evaluation; under L2 and L1 it has to be given."""
 
     def __call__(self, probe: Probe) -> dict[str, float]:
         """``gradient_alignment``: 1 where the loss is linear. ``linearity_error``: mean, at the attack's images."""

@@ -16,13 +16,14 @@ from ..config import Whole
 from ..errors import UserError
 from ..losses import cross_entropy
 from ..models.modes import AttackMode, attack_mode
+from ..precision import finest
 from ..types import Images, Labels, PerExample
 from .measure import Measured, Probe
 
 
 @dataclass(frozen=True)
 class GradientNoise:
-    """0-d tensors in float64, on the device of the gradients: reading them is the caller's decision."""
+    """0-d tensors on the device of the gradients, in float64 where it has that: reading them is up to the caller."""
 
     trace: Tensor
     """tr(Sigma): the summed variances of one example's gradient, all parameters together. Unbiased."""
@@ -95,7 +96,7 @@ def noise_of(gradients: Iterable[Sequence[Tensor]], size: int) -> GradientNoise:
         count += 1
         if count == 1:
             mean = [g.detach().clone() for g in gradient]
-            spread = torch.zeros((), dtype=torch.float64, device=mean[0].device)
+            spread = torch.zeros((), dtype=finest(mean[0].device), device=mean[0].device)
             continue
         # Welford's recurrence: no difference of two large sums
         away = [g.detach() - m for g, m in zip(gradient, mean, strict=True)]
@@ -108,7 +109,7 @@ def noise_of(gradients: Iterable[Sequence[Tensor]], size: int) -> GradientNoise:
 
 
 def _squared_norm(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.stack([t.double().square().sum() for t in tensors]).sum()
+    return torch.stack([t.to(finest(t.device)).square().sum() for t in tensors]).sum()
 
 
 class GradientNoiseScale(Measured):

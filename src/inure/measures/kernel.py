@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 
 from ..config import Whole
-from ..kernels import effective_rank, kernel_distance, spectrum, top_share, trace_kernel
+from ..kernels import BatchNormMode, effective_rank, kernel_distance, spectrum, top_share, trace_kernel
 from ..memory import Facts
 from ..types import Memory
 from .measure import Measured, Probe
@@ -32,6 +32,9 @@ class Kernel(Measured):
     examples: Annotated[Whole, Field(ge=2)] = 100
     on: Literal["clean", "adversarial"] = "clean"
     """``adversarial``: at the attack's images, which move too."""
+    bn_mode: BatchNormMode = "running"
+    """``batch``: BatchNorm sees all ``examples`` at once; every entry then depends on all of them, and costs as many
+    times more."""
 
     def remember(self, facts: Facts) -> Memory:
         """The kernel of the last look; zero before the first."""
@@ -42,7 +45,7 @@ class Kernel(Measured):
         """At the first look there is no distance."""
         batch, noise = probe.batch(self.examples)
         x = batch.x if self.on == "clean" else probe.attacked(batch, noise)
-        found = trace_kernel(probe.model, x)
+        found = trace_kernel(probe.model, x, bn_mode=self.bn_mode)
         previous = probe.memory[_PREVIOUS][: len(x), : len(x)]
         eigenvalues = spectrum(found)
         values = {

@@ -39,12 +39,8 @@ class Probe:
 
     def batch(self, examples: int) -> tuple[Batch, Noise]:
         """At most so many images, the same at each look, equally many of each class, and noise of their own."""
-        rows = balanced_rows(self.images, examples)
-        x = self.images.batch(rows).to(self.device).float().div(255)
-        index = self.images.index[rows].to(self.device)
-        return Batch(x, self.images.labels[rows].to(self.device), index, self.progress, self.memory), CounterNoise(
-            0, index
-        )
+        x, y, index = self.images.examples(balanced_rows(self.images, examples), self.device)
+        return Batch(x, y, index, self.progress, self.memory), CounterNoise(0, index)
 
     @property
     def attack(self) -> Any:

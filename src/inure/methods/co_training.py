@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from ..attacks import APGD, Attack
 from ..config import Real, Settings
 from ..errors import UserError
-from ..losses import cross_entropy, hard, kl
+from ..losses import cross_entropy, hard
 from ..models.adapt import in_domain
 from ..models.modes import AttackMode, attack_mode
 from ..types import Batch, Criterion, Images, Logits, Losses, Search
+from .divergence import Divergence
 
 
 class CoTraining(Settings):
@@ -62,15 +63,17 @@ class CoTraining(Settings):
             if self.target == "random" and (getattr(attack, "keep", "last") == "worst" or _restarts(attack) > 1):
                 allowed = "last, and one restart: what does not reach its target would count as the worst"
                 raise UserError("attack.keep", getattr(attack, "keep", "last"), allowed, "method.attack.keep=last")
-            if self.climbs == "prediction" and getattr(attack, "start", None) == "zero":
-                allowed = "uniform | gaussian | sphere: at x itself this divergence has no gradient"
-                raise UserError("attack.start", "zero", allowed, "climbs=criterion")
         return self
 
     @property
     def ignores(self) -> tuple[str, ...]:
         """Criteria of ``balance`` that have no effect here."""
         return () if self.climbs == "criterion" and self.target == "none" else ("attack",)
+
+    @property
+    def needs_start(self) -> bool:
+        """Whether the attack has to start elsewhere than at the image: the KL has no gradient there."""
+        return self.climbs == "prediction"
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -124,8 +127,7 @@ class CoTraining(Settings):
             return lambda z, y: -cross_entropy(z, y), wrong
         if self.climbs == "prediction":
             assert logits is not None
-            reference = logits.log_softmax(1)
-            return lambda z, y: kl(z, reference), batch.y
+            return Divergence(logits.log_softmax(1)), batch.y
         return criterion, batch.y
 
     @property

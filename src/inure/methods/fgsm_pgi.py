@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..attacks import FGSM
 from ..config import Real, Settings
 from ..errors import UserError
-from ..memory import Facts, everywhere, new_rows, read_slots, write_rows, write_slots
+from ..memory import Facts, everywhere, new_rows, write_rows
 from ..models.modes import AttackMode, attack_mode
 from ..schedules import Share
 from ..threat import Linf, per_image
@@ -19,7 +19,9 @@ from ..types import Batch, Criterion, Images, Losses, Memory, Search
 from .pairs import paired_logits
 from .pgd_at import PGDAT
 
-_PRIOR, _MOMENTUM, _PERIOD, _START = (f"fgsm_pgi.{what}" for what in ("prior", "momentum", "period", "start"))
+_PRIOR, _MOMENTUM, _SIZE, _PERIOD, _START = (
+    f"fgsm_pgi.{what}" for what in ("prior", "momentum", "size", "period", "start")
+)
 _LEVELS = 127
 _TINY = 1e-12
 _TYPES = {"float32": torch.float32, "float16": torch.float16, "int8": torch.int8}
@@ -56,7 +58,8 @@ class FGSMPGI(Settings):
     reset: Annotated[Share, Field(gt=0)] = 40 / 110
     """Share of training after which all priors begin anew."""
     storage: Literal["float32", "float16", "int8"] = "float16"
-    """Of the priors: exact, within 2^-12 or 1/254 of epsilon. The momentum is never int8, but float16 then."""
+    """Of the priors: exact, within 2^-12 or 1/254 of epsilon. The momentum is never int8, but float16 then, in units of
+    the image's largest entry."""
     attack_mode: AttackMode = "train"
 
     @field_validator("attack")
@@ -84,6 +87,7 @@ class FGSMPGI(Settings):
         rows = {_PRIOR: new_rows(facts.examples, *facts.shape, device=device, dtype=kind)}
         if self.momentum:
             rows[_MOMENTUM] = new_rows(facts.examples, *facts.shape, device=device, dtype=finer)
+            rows[_SIZE] = new_rows(facts.examples, device=device)
         period = new_rows(facts.examples, device=device, dtype=torch.int32) - 1
         return {**rows, _PERIOD: period, _START: torch.zeros(facts.batch_size, *facts.shape, device=device)}
 
@@ -97,11 +101,11 @@ class FGSMPGI(Settings):
             x_adv = attack(model, x, batch.y, loss=criterion, noise=_Prior(prior))
         # A crafting trick may have made the gradient zero without a pass
         start, grad = seen.get("start", x_adv), seen.get("grad", torch.zeros_like(x))
-        write_slots(memory[_START], start)
+        memory[_START][: len(start)] = start  # read in this step by this process alone: not the same in the others
         upward = grad
         if self.momentum:
-            upward = grad / self._size(grad) + self.momentum * known * memory[_MOMENTUM][rows].to(x)
-            write_rows(memory[_MOMENTUM], rows, upward)
+            upward = grad / self._size(grad) + self.momentum * known * _momentum(memory, rows)
+            _take_note(memory, rows, upward)
         threat = getattr(attack, "threat", self.attack.threat)
         step_size = getattr(attack, "step_size", self.attack.step_size)
         step_size = threat.epsilon if step_size is None else step_size
@@ -113,7 +117,7 @@ class FGSMPGI(Settings):
 
     def losses(self, model: nn.Module, batch: Batch, x_adv: Images, criterion: Criterion) -> Losses:
         """One forward of 2B images: the starts, then the adversarial ones."""
-        before, adversarial = paired_logits(model, read_slots(batch.memory[_START], len(x_adv)).to(x_adv), x_adv)
+        before, adversarial = paired_logits(model, batch.memory[_START][: len(x_adv)].to(x_adv), x_adv)
         robust = criterion(adversarial, batch.y)
         away = (adversarial - before).square().mean(1)
         return Losses(robust + self.weight * away, {"robust": robust, "prior_distance": away})
@@ -130,6 +134,17 @@ class FGSMPGI(Settings):
     def _write(self, memory: Memory, rows: Tensor, prior: Tensor) -> None:
         prior = prior.clamp(-1, 1)
         write_rows(memory[_PRIOR], rows, (prior * _LEVELS).round() if self.storage == "int8" else prior)
+
+
+def _momentum(memory: Memory, rows: Tensor) -> Tensor:
+    return memory[_MOMENTUM][rows].float() * memory[_SIZE][rows].view(-1, 1, 1, 1)
+
+
+def _take_note(memory: Memory, rows: Tensor, momentum: Tensor) -> None:
+    """In units of the image's largest entry: beside the mean of a batch a sure image's are less than float16 has."""
+    size = momentum.abs().amax((1, 2, 3))
+    write_rows(memory[_MOMENTUM], rows, momentum / torch.where(size > 0, size, 1.0).view(-1, 1, 1, 1))
+    write_rows(memory[_SIZE], rows, size)
 
 
 class _Prior:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
@@ -66,7 +67,7 @@ class Free(Settings):
 
     def remember(self, facts: Facts) -> Memory:
         """The perturbation of every place in the minibatch of all processes, zero at first."""
-        return {DELTA: facts.class_counts.new_zeros(facts.batch_size, *facts.shape).float()}
+        return {DELTA: torch.zeros(facts.batch_size, *facts.shape, device=facts.device)}
 
     def craft(self, model: nn.Module, batch: Batch, attack: Search, criterion: Criterion) -> Images:
         """The images as the next replay would see them; no pass."""

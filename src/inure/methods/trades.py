@@ -11,6 +11,7 @@ from ..config import Real, Settings
 from ..losses import kl
 from ..models.modes import AttackMode, attack_mode
 from ..types import Batch, Criterion, Images, Losses, Search
+from .divergence import Divergence
 from .pairs import paired_logits
 
 
@@ -28,6 +29,8 @@ class TRADES(Settings):
     """Criteria of ``balance`` that have no effect here."""
     predicts: ClassVar[tuple[str, ...]] = ("clean", "adversarial")
     """What the update predicts; the first is compared with labels."""
+    needs_start: ClassVar[bool] = True
+    """At the image itself the KL has no gradient: the attack has to start elsewhere."""
 
     kind: Literal["trades"] = "trades"
     attack: Attack = PGD(start="gaussian")
@@ -43,8 +46,8 @@ class TRADES(Settings):
         """The attack on the KL to the clean prediction; labels play no part."""
         with attack_mode(model, self.attack_mode):
             with torch.no_grad():
-                clean = model(batch.x).log_softmax(1)
-            return attack(model, batch.x, batch.y, loss=lambda logits, y: kl(logits, clean))
+                away = Divergence(model(batch.x).log_softmax(1))
+            return attack(model, batch.x, batch.y, loss=away)
 
     def losses(self, model: nn.Module, batch: Batch, x_adv: Images, criterion: Criterion) -> Losses:
         """One forward of 2B images."""

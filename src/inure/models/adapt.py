@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..precision import finest
 from .adapters import Adapters, Mix, attach
 from .adapters.batchnorm import put_back
 from .adapters.layers import give_back
@@ -102,13 +103,14 @@ def adapter_state(model: Classifier) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def adapter_products(model: nn.Module) -> Tensor:
-    """(K, K) float64 inner products of the domains' parameters, all adapters together.
+    """(K, K) inner products of the domains' parameters, all adapters together.
 
-    From them follow the norm of any mix w, sqrt(w P w), and how far apart two domains are. On the model's device.
+    From them follow the norm of any mix w, sqrt(w P w), and how far apart two domains are. On the model's device, in
+    float64 where it has that.
     """
     names = adapter_names(model)
     stacks = [p for name, p in model.named_parameters() if name in names]
-    rows = [p.reshape(len(p), -1).double() for p in stacks]
+    rows = [p.reshape(len(p), -1).to(finest(p.device)) for p in stacks]
     return torch.stack([r @ r.T for r in rows]).sum(0)
 
 

@@ -7,6 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..attacks.gradient import cosines
 from ..config import Real, Settings
 from ..models.adapt import in_domain
 from ..models.modes import AttackMode, attack_mode
@@ -49,23 +50,9 @@ class GradAlign(Settings):
         with attack_mode(model, self.mode):
             at_image = _gradient(model, x, y, outer.criterion, again=False).flatten(1)
             nearby = _gradient(model, x0, y, outer.criterion, again=True).flatten(1)
-        cosine, there = _cosine(at_image, nearby)
+        cosine, there = cosines(at_image, nearby)
         away = torch.where(there, 1 - cosine, 0.0)
         return self.weight * away * (len(x) / there.sum().clamp_min(1))
-
-
-def _cosine(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """(B,) cosines of the rows of two (B, D), and where neither is zero; finite everywhere, with its gradient.
-
-    Rows are scaled by their largest entry first: gradients of confident examples are so small that their squares, or
-    the epsilon of ``F.cosine_similarity``, would make them look orthogonal.
-    """
-    sizes = [v.detach().abs().amax(1, keepdim=True) for v in (a, b)]
-    there = (sizes[0] > 0) & (sizes[1] > 0)
-    a, b = (v / torch.where(there, size, 1.0) for v, size in zip((a, b), sizes, strict=True))
-    norms = a.norm(dim=1) * b.norm(dim=1)
-    there = there.squeeze(1)
-    return (a * b).sum(1) / torch.where(there, norms, 1.0), there
 
 
 def _gradient(model: nn.Module, x: Images, y: Labels, criterion: Criterion, *, again: bool) -> Tensor:
