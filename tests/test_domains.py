@@ -81,8 +81,8 @@ def test_validation_of_a_net_without_domains_knows_no_names():
 
 
 def test_training_validates_in_the_domains_of_the_method(tmp_path, monkeypatch):
-    session = importlib.import_module("inure.session")
-    start = session.validated
+    ends = importlib.import_module("inure.epoch_end")
+    start = ends.validated
     seen = []
 
     def constant(self, module):
@@ -92,7 +92,7 @@ def test_training_validates_in_the_domains_of_the_method(tmp_path, monkeypatch):
             seen.append((module.domains, self.validator._domains))
             return start(self, trained)
 
-    monkeypatch.setattr(session, "validated", constant)
+    monkeypatch.setattr(ends, "validated", constant)
     settings = ["epochs=1", "batch_size=400", "evaluation.validation_steps=1", "method.attack.steps=1", *OTHER_NAMES]
     path = train(load_recipe("digits/soup", settings), tmp_path / "run", quiet=True)
     assert seen == [(("nat", "linf"), ("nat", "linf"))]

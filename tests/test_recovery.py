@@ -31,8 +31,8 @@ def seems(bad: dict[int, int]) -> None:
 
     The numbers are made up; what is done about them is not.
     """
-    session, left = importlib.import_module("inure.session"), dict(bad)
-    real = session.validated
+    ends, left = importlib.import_module("inure.epoch_end"), dict(bad)
+    real = ends.validated
 
     def validate(self, module):
         found = real(self, module)
@@ -42,14 +42,14 @@ def seems(bad: dict[int, int]) -> None:
         made_up = {"fgsm_accuracy": 0.6, "probe_pgd_accuracy": pgd, "alignment": alignment, "robust_accuracy": pgd}
         return {**found, **made_up}
 
-    session.validated = validate
+    ends.validated = validate
 
 
 @pytest.fixture
 def looking(monkeypatch):
     """``seems``, undone at the end; and the attacks and learning rates of each epoch."""
-    session, module = importlib.import_module("inure.session"), importlib.import_module("inure.train")
-    monkeypatch.setattr(session, "validated", session.validated)
+    ends, module = importlib.import_module("inure.epoch_end"), importlib.import_module("inure.train")
+    monkeypatch.setattr(ends, "validated", ends.validated)
     real, seen = module.train_step, []
 
     def watched(fabric, model, optimizer, batch, *, method, **joints):

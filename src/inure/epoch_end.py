@@ -1,4 +1,4 @@
-"""What an epoch ends with: the weights to look at, their accuracies, and what the recipe's measures say of the net."""
+"""What an epoch ends with: measures, the weights to look at and their accuracies, the record, and what follows."""
 
 import copy
 from typing import TYPE_CHECKING, Any
@@ -6,15 +6,54 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from . import statistics
+from . import memory, statistics
 from .averaging import SWA
+from .checkpoints import write_weights
 from .measures import Probe
 from .recipe import Recipe
+from .recovery import meet_collapse
 from .regime import END
 from .validation import accuracies, domain_distance
 
 if TYPE_CHECKING:
     from .session import Session
+
+
+def end_epoch(session: "Session") -> None:
+    """Measure; every ``checkpoint.every`` epochs and at the end validate, record, keep the best, save."""
+    session.count_epoch()
+    state, recipe = session.progress, session.recipe
+    statistics.average_over_processes(session.fabric, session.local)
+    noted, found = memory.end_epoch(recipe, session.memory), measured(session)
+    noted |= {"measures": found} if found else {}
+    due = state.epoch % recipe.checkpoint.every == 0 or state.epoch == recipe.epochs
+    if due:
+        _validate(session, noted | exempt(session))
+    elif noted:
+        session.ledger.note(state.epoch, state.step, noted)
+    if state.end_epoch(recipe.regime, found):
+        session.bars.say(f"phase {state.phase} of {len(recipe.regime.phases)} begins: {found}")
+    if due:
+        meet_collapse(session)
+        guards, history = recipe.guards, session.ledger.history
+        session.save(sound=guards.catastrophic == "rollback" and not guards.collapse.suspects(history))
+
+
+def _validate(session: "Session", noted: dict[str, Any]) -> None:
+    """The record of the epochs since the last one, with what else is ``noted``; the weights, and the best."""
+    state, module, metric = session.progress, evaluated_module(session), metric_of(session.recipe)
+    validation = validated(session, module)
+    state.last = {"epoch": state.epoch, **validation}
+    better = state.best is None or validation[metric] > state.best[metric]
+    if better:
+        state.best = dict(state.last)
+    if session.fabric.is_global_zero:
+        write_weights(session.run.checkpoints / "last.safetensors", module)
+        if better:
+            write_weights(session.run.checkpoints / "best.safetensors", module)
+    lr, progress = session.optimizer.param_groups[0]["lr"], state.step / session.total_steps
+    session.average_tally()
+    session.ledger.close_epoch(state.epoch, state.step, progress, lr, validation, noted)
 
 
 def evaluated_module(session: "Session") -> nn.Module:

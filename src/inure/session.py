@@ -1,4 +1,4 @@
-"""Everything one training run holds between two steps: built, counted, validated, saved, restored, rolled back."""
+"""Everything one training run holds between two steps: built, counted, saved, restored, rolled back."""
 
 import sys
 import time
@@ -9,14 +9,12 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from . import files, snapshot, statistics
-from . import memory as memories
+from . import files, snapshot
 from .averaging import Averager
-from .checkpoints import Checkpoints, write_weights
+from .checkpoints import Checkpoints
 from .config import dump
 from .console import Bars
 from .data import Loader
-from .epoch_end import evaluated_module, exempt, measured, metric_of, validated
 from .errors import NonFinite, Stop, UserError
 from .guards import FiniteGuard
 from .interrupts import Interrupts
@@ -24,7 +22,7 @@ from .ledger import Ledger, accuracies_text
 from .overfitting import overfitting, overfitting_text
 from .passes import saved
 from .recipe import Recipe
-from .recovery import in_recovery, meet_collapse
+from .recovery import in_recovery
 from .run import Run
 from .snapshot import Progress, hash_of
 from .tracking import open_trackers
@@ -119,43 +117,11 @@ class Session:
             self.save()
             self._leave()
 
-    def end_epoch(self) -> None:
-        """Measure; every ``checkpoint.every`` epochs and at the end validate, record, keep the best, save."""
+    def count_epoch(self) -> None:
+        """The epoch's last step was made, and no loss was other than finite."""
         self._guard.check()
-        state, recipe = self.progress, self.recipe
-        state.epoch += 1
-        state.step_in_epoch = 0
-        statistics.average_over_processes(self.fabric, self.local)
-        noted, found = memories.end_epoch(recipe, self.memory), measured(self)
-        noted |= {"measures": found} if found else {}
-        due = state.epoch % recipe.checkpoint.every == 0 or state.epoch == recipe.epochs
-        if due:
-            self._validate(noted | exempt(self))
-        elif noted:
-            self.ledger.note(state.epoch, state.step, noted)
-        if state.end_epoch(recipe.regime, found):
-            self.bars.say(f"phase {state.phase} of {len(recipe.regime.phases)} begins: {found}")
-        if due:
-            meet_collapse(self)
-            guards = recipe.guards
-            self.save(sound=guards.catastrophic == "rollback" and not guards.collapse.suspects(self.ledger.history))
-
-    def _validate(self, noted: dict[str, Any]) -> None:
-        """The record of the epochs since the last one, with what else is ``noted``; the weights, and the best."""
-        state, recipe, module = self.progress, self.recipe, evaluated_module(self)
-        validation = validated(self, module)
-        state.last = {"epoch": state.epoch, **validation}
-        metric = metric_of(recipe)
-        better = state.best is None or validation[metric] > state.best[metric]
-        if better:
-            state.best = dict(state.last)
-        if self.fabric.is_global_zero:
-            write_weights(self.run.checkpoints / "last.safetensors", module)
-            if better:
-                write_weights(self.run.checkpoints / "best.safetensors", module)
-        lr = self.optimizer.param_groups[0]["lr"]
-        self._average_tally()
-        self.ledger.close_epoch(state.epoch, state.step, state.step / self.total_steps, lr, validation, noted)
+        self.progress.epoch += 1
+        self.progress.step_in_epoch = 0
 
     @property
     def done(self) -> bool:
@@ -183,7 +149,7 @@ class Session:
         """One checkpoint from which ``restore`` continues exactly; ``sound``: one that ``go_back`` may return to."""
         state, now = self.progress, time.monotonic()
         state.seconds, self._clock = state.seconds + now - self._clock, now
-        self._average_tally()
+        self.average_tally()
         state.sums = self.ledger.sums()
         content = snapshot.take(self.fabric, self.recipe_hash, state, *self._state)
         if self.fabric.is_global_zero:
@@ -231,7 +197,8 @@ class Session:
         self._clock = time.monotonic()
         return content is not None
 
-    def _average_tally(self) -> None:
+    def average_tally(self) -> None:
+        """Make the tally that of all processes."""
         if self.fabric.world_size > 1:
             self.ledger.average(partial(self.fabric.all_reduce, reduce_op="mean"))
 

@@ -18,6 +18,7 @@ from .assembly import assemble
 from .averaging import Averager
 from .balance import Balance
 from .data import to_batch
+from .epoch_end import end_epoch
 from .errors import NonFinite, UserError
 from .noise import mix_integers
 from .penalties import Forwards, Penalty, attack_terms, watched, with_penalties
@@ -169,7 +170,7 @@ def _train(session: Session) -> None:
         except NonFinite as error:
             roll_back(session, error)  # raises if it may not
             continue
-        session.end_epoch()
+        end_epoch(session)
     session.finish()
 
 

@@ -150,8 +150,8 @@ def _looked(run: Run) -> dict[str, float]:
     net, attack = net.to(device), FGSM(threat=recipe.evaluation.threat)
     right, cosines = 0.0, 0.0
     for rows in torch.arange(len(images)).split(_BATCH):
-        x = images.batch(rows).to(device).float().div(255)
-        y, noise = images.labels[rows].to(device), CounterNoise(0, images.index[rows].to(device))
+        x, y, index = images.examples(rows, device)
+        noise = CounterNoise(0, index)
         epsilon = recipe.evaluation.threat.epsilon
         cosines += float(gradient_alignment(net, x, y, epsilon=epsilon, noise=noise)) * len(x)
         with torch.no_grad():
