@@ -223,6 +223,23 @@ def assert_same_run(run: Path, other: Path) -> None:
         assert kept[0] == kept[1], f"{name}.safetensors differs"
 
 
+def assert_resumes_exactly(recipe: Any, folder: Path) -> Path:
+    """A run that stops after its first step and goes on ends as one that never stopped; returns that one."""
+    from inure.errors import Stop
+    from inure.train import train
+
+    whole = train(recipe, folder / "whole", quiet=True)
+    try:
+        train(recipe, folder / "parts", quiet=True, max_minutes=1e-6)
+    except Stop:
+        assert saved_steps(folder / "parts") == [1]
+    else:
+        raise AssertionError("the run did not stop")
+    train(recipe, folder / "parts", quiet=True, resume=True)
+    assert_same_run(folder / "parts", whole)
+    return whole
+
+
 def _timeless(record: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in record.items() if name not in ("seconds", "images_per_second")}
 

@@ -13,7 +13,7 @@ from inure.attacks import FGSM
 from inure.averaging import EMA
 from inure.balance import Balance, CrossEntropy
 from inure.commands import main
-from inure.errors import Stop, UserError
+from inure.errors import UserError
 from inure.losses import cross_entropy
 from inure.methods import FastAdvProp, Standard
 from inure.models import Model, build
@@ -27,9 +27,9 @@ from inure.regime import Regime
 from inure.schedules import Ramp
 from inure.steps import fast_adv_prop_step
 from inure.threat import L2, Linf
-from inure.train import step_of, train, train_step
+from inure.train import step_of, train_step
 from inure.types import Batch
-from runs import TINY, assert_same_run, in_two_processes, saved_steps, weights
+from runs import TINY, assert_resumes_exactly, in_two_processes, weights
 from tiny import assert_same_state, soft, state_of, tiny_batch, tiny_net
 
 KINDS = [None, "cls_token", "norm", ["head", "lora"], "all"]
@@ -266,12 +266,7 @@ def test_a_run_stops_and_resumes_exactly(tmp_path):
         "averaging.kind=swa",
     ]
     recipe = load_recipe("digits/soup", [*overrides, "method.attack.threat.epsilon=0.1", "optimizer.lr=0.01"])
-    whole = train(recipe, tmp_path / "whole", quiet=True)
-    with pytest.raises(Stop):
-        train(recipe, tmp_path / "parts", quiet=True, max_minutes=1e-6)
-    assert saved_steps(tmp_path / "parts") == [1]
-    train(recipe, tmp_path / "parts", quiet=True, resume=True)
-    assert_same_run(tmp_path / "parts", whole)
+    whole = assert_resumes_exactly(recipe, tmp_path)
     domains = next(t for n, t in weights(whole).items() if n.endswith("means"))
     assert not torch.equal(domains[0], domains[1])
 

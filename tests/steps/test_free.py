@@ -10,7 +10,7 @@ from inure.attacks import FGSM, PGD
 from inure.averaging import EMA
 from inure.balance import Balance, CrossEntropy
 from inure.commands import main
-from inure.errors import Stop, UserError
+from inure.errors import UserError
 from inure.losses import cross_entropy
 from inure.memory import read_slots, write_slots
 from inure.methods import PGDAT, Free
@@ -22,9 +22,9 @@ from inure.regime import Regime, with_attack
 from inure.schedules import Ramp
 from inure.steps.free import DELTA, free_step
 from inure.threat import L2, Linf
-from inure.train import step_of, train
+from inure.train import step_of
 from inure.types import Batch
-from runs import TINY, assert_same_run, in_two_processes, saved_steps
+from runs import TINY, assert_resumes_exactly, in_two_processes
 from tiny import assert_same_state, counting, memory_of, state_of, tiny_batch, tiny_net
 
 METHOD = Free(attack=FGSM(threat=Linf(epsilon=0.05)), replays=3)
@@ -197,12 +197,7 @@ def test_a_run_stops_and_resumes_exactly(tmp_path):
     """With a last batch of 123 images, BatchNorm, and SWA, which estimates its statistics anew."""
     overrides = [*RECIPE, "data.validation=144", "model.name=wrn10_1", "averaging.kind=swa", "optimizer.lr=0.01"]
     recipe = load_recipe("digits/pgd_at", overrides)
-    whole = train(recipe, tmp_path / "whole", quiet=True)
-    with pytest.raises(Stop):
-        train(recipe, tmp_path / "parts", quiet=True, max_minutes=1e-6)
-    assert saved_steps(tmp_path / "parts") == [1]
-    train(recipe, tmp_path / "parts", quiet=True, resume=True)
-    assert_same_run(tmp_path / "parts", whole)
+    assert_resumes_exactly(recipe, tmp_path)
 
 
 def test_a_dry_run_states_its_passes(capsys):

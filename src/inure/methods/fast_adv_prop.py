@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -36,6 +36,13 @@ class FastAdvProp(Settings):
         images between devices. Not verified: whether the paper's text differs from its code.
     """
 
+    ignores: ClassVar[tuple[str, ...]] = ("attack",)
+    """The attack climbs what is minimised: it is the same pass."""
+    refuses: ClassVar[tuple[str, ...]] = ("crafting", "penalties", "perturbation")
+    """Joints that ``step`` has no place for."""
+    refuses_of_balance: ClassVar[tuple[str, ...]] = ("epsilon", "counter")
+    """Parts of ``balance`` that ``step`` has no place for."""
+
     kind: Literal["fast_adv_prop"] = "fast_adv_prop"
     attack: FGSM = FGSM(threat=Linf(epsilon=1 / 255))
     share: Annotated[Real, Field(ge=0, lt=1)] = 0.2
@@ -59,21 +66,6 @@ class FastAdvProp(Settings):
     def step(self) -> Callable[..., dict[str, Tensor]]:
         """What is done with a batch instead of ``train_step``."""
         return fast_adv_prop_step
-
-    @property
-    def ignores(self) -> tuple[str, ...]:
-        """The attack climbs what is minimised: it is the same pass."""
-        return ("attack",)
-
-    @property
-    def refuses(self) -> tuple[str, ...]:
-        """Joints that ``step`` has no place for."""
-        return "crafting", "penalties", "perturbation"
-
-    @property
-    def refuses_of_balance(self) -> tuple[str, ...]:
-        """Parts of ``balance`` that ``step`` has no place for."""
-        return "epsilon", "counter"
 
     @property
     def domains(self) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Free adversarial training (Shafahi et al., 2019, arXiv:1904.12843): the pass that trains also attacks."""
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, field_validator
@@ -31,6 +31,11 @@ class Free(Settings):
         Wong et al. clips the perturbation to the image instead. m is 8 on CIFAR-10 and 4 on ImageNet.
     """
 
+    ignores: ClassVar[tuple[str, ...]] = ("attack",)
+    """The attack climbs what is minimised: it is the same pass."""
+    refuses: ClassVar[tuple[str, ...]] = ("crafting", "penalties", "perturbation")
+    """Joints that ``step`` has no place for."""
+
     kind: Literal["free"] = "free"
     attack: FGSM = FGSM()
     """Its epsilon and ``step_size`` (None: epsilon). Linf; the start is the last perturbation."""
@@ -50,16 +55,6 @@ class Free(Settings):
     def step(self) -> Callable[..., dict[str, Tensor]]:
         """What is done with a batch instead of ``train_step``."""
         return free_step
-
-    @property
-    def ignores(self) -> tuple[str, ...]:
-        """The attack climbs what is minimised: it is the same pass."""
-        return ("attack",)
-
-    @property
-    def refuses(self) -> tuple[str, ...]:
-        """Joints that ``step`` has no place for."""
-        return "crafting", "penalties", "perturbation"
 
     def with_attack(self, attack: Any) -> PGDAT:
         """What trains with another attack, which needs passes of its own."""
