@@ -89,7 +89,7 @@ def infinite_weight(model: torch.nn.Module) -> None:
 
 
 def diverge_at_step(number: int, kill_at: int | None = None) -> None:
-    """The net diverges at step ``number`` while the learning rate is the recipe's own; SIGKILL at step ``kill_at``."""
+    """The net diverges once, at step ``number``; SIGKILL when step ``kill_at`` comes for the second time."""
     before_step(number, infinite_weight, once=True)
     if kill_at is not None:
         before_step(kill_at, partial(_count_down, [1]))

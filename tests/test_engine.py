@@ -237,3 +237,16 @@ def _run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         words, cwd=folder, env=_environment(), capture_output=True, text=True, timeout=400, check=False
     )
+
+
+@pytest.mark.distributed
+def test_in_several_processes_measures_and_validations_change_nothing(tmp_path):
+    """Each process has statistics of its own shard, which are made equal after every epoch, looked at or not."""
+    common = (*RECIPE, "model.name=wrn10_1", "data.examples=256", "batch_size=64", "epochs=2", "checkpoint.select=last")
+    often = ("checkpoint.every=1", "measures=[{kind: alignment, every: 1}]")
+    for name, others in {"plain": ("checkpoint.every=2",), "often": often}.items():
+        ended = together("train", *common, *others, "--out", name, folder=tmp_path)
+        assert [one.code for one in ended] == [0, 0], ended[0].err
+    found = {name: weights(tmp_path / name) for name in ("plain", "often")}
+    assert any("running_mean" in name for name in found["plain"])
+    assert all(torch.equal(value, found["often"][name]) for name, value in found["plain"].items())

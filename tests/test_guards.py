@@ -130,6 +130,17 @@ def test_a_warning_says_the_numbers_and_what_to_try():
     assert "PGD accuracy 10.0%, gradient alignment 0.30 at" in curved["detail"]
 
 
+def test_a_net_with_signs_is_not_one_to_return_to_unless_clean_images_trained_it():
+    sound, good = Collapse().sound, record(1, pgd=0.2)
+    assert sound([])
+    assert sound([good])
+    assert not sound([good, bent(2)])
+    assert sound([record(1, **GAP) | {"exempt": "clean images"}])
+    for exempt in ("recovery", "small epsilon"):
+        assert sound([good | {"exempt": exempt}])
+        assert not sound([good, bent(2, exempt=exempt)])
+
+
 def test_the_thresholds_are_settings():
     history = [record(1, fgsm=0.9, pgd=0.3), record(2, fgsm=0.9, pgd=0.3)]
     assert not Collapse().found(history)
@@ -233,6 +244,21 @@ def test_a_rollback_goes_on_from_the_checkpoint_with_a_lower_lr(tmp_path, monkey
     assert (info(run)["status"], records(run, "resume")) == ("finished", [])
 
 
+def test_a_loss_that_is_not_finite_at_the_end_of_an_epoch_is_met_as_any_other(tmp_path, monkeypatch):
+    """The last look was before it: an epoch of 11 steps has one look at its end with the default of 20."""
+    seen = diverging(monkeypatch, 21, times=1)
+    run = tmp_path / "back"
+    train(tiny("guards.nonfinite=rollback"), run, quiet=True)
+    assert [s["step"] for s in seen] == [*range(1, 23), *range(12, 45)]
+    assert [w["kind"] for w in records(run, "warning")] == ["nonfinite", "rollback"]
+    diverging(monkeypatch, 21)
+    run = tmp_path / "stop"
+    with pytest.raises(NonFinite) as caught:
+        train(tiny(), run, quiet=True)
+    assert caught.value.checkpoint == str(newest_checkpoint(run))
+    assert info(run)["status"] == "stopped"
+
+
 def test_a_rollback_before_the_first_epoch_ends_goes_back_to_the_beginning(tmp_path, monkeypatch):
     seen = diverging(monkeypatch, 4, times=1)
     train(tiny("guards.nonfinite=rollback", "guards.check_every=1", "epochs=4"), tmp_path / "run", quiet=True)
@@ -260,8 +286,8 @@ def test_a_run_killed_after_a_rollback_ends_with_the_same_bits(tmp_path):
     deadly = partial(diverge_at_step, 15, kill_at=13)
     assert inure("train", *recipe, "--out", killed, folder=tmp_path, prepare=deadly).code == -9
     assert [w["kind"] for w in records(killed, "warning")].count("rollback") == 1
-    harmless = partial(diverge_at_step, 15)
-    assert inure("train", *recipe, "--out", killed, "--resume", folder=tmp_path, prepare=harmless).code == 0
+    # With the lower rate, which is in the checkpoint, nothing diverges any more
+    assert inure("train", *recipe, "--out", killed, "--resume", folder=tmp_path).code == 0
     assert_same_run(killed, left)
 
 

@@ -197,3 +197,33 @@ def test_what_cannot_be_recovered_is_refused():
         tiny("guards.catastrophic=switch", "guards.recovery_epochs=0")
     with pytest.raises(UserError, match="the step of method fast_adv_prop is its own attack"):
         load_recipe("digits/soup", ["method.kind=fast_adv_prop", "guards.catastrophic=switch"])
+
+
+def killed_on_the_way_back(bad: dict[int, int]) -> None:
+    """A collapse that seems, and SIGKILL when the return would be saved."""
+    seems(bad)
+    session = importlib.import_module("inure.session").Session
+    save = session.save
+
+    def deadly(self, *, sound=False):
+        if self.progress.rollbacks:
+            os.kill(os.getpid(), signal.SIGKILL)
+        save(self, sound=sound)
+
+    session.save = deadly
+
+
+def test_a_run_killed_before_its_return_is_saved_returns_once_more(tmp_path):
+    recipe = (*FGSM_RUN, "guards.catastrophic=rollback")
+    left, killed = tmp_path / "left", tmp_path / "killed"
+    bad = {4: 1, 5: 1}
+    assert inure("train", *recipe, "--out", left, folder=tmp_path, prepare=partial(seems, bad)).code == 0
+    deadly = partial(killed_on_the_way_back, bad)
+    assert inure("train", *recipe, "--out", killed, folder=tmp_path, prepare=deadly).code == -9
+    assert [r["epoch"] for r in records(killed)] == [1, 2, 3, 4, 5], "nothing is forgotten yet"
+    again = partial(seems, {5: 1})
+    assert inure("train", *recipe, "--out", killed, "--resume", folder=tmp_path, prepare=again).code == 0
+    assert_same_run(killed, left)
+    assert info(killed)["recovery_steps"] == info(left)["recovery_steps"] == 2 * STEPS_PER_EPOCH
+    for run in (killed, left):
+        assert [w["kind"] for w in records(run, "warning") if w["kind"] == "rollback"] == ["rollback"]

@@ -1,10 +1,13 @@
 """Phases of a regime: what trains when, bit for bit, and what it saves."""
 
 import importlib
+import signal
+from functools import partial
 
 import pytest
 import torch
 
+from faults import signal_at_step
 from inure.attacks import FGSM, PGD
 from inure.balance import Balance
 from inure.errors import UserError
@@ -88,6 +91,9 @@ def test_a_phase_ends_early_when_what_it_waits_for_is_small_often_enough_in_a_ro
     assert ended == [False] * 4 + [True] + [False] * 3
     assert (state.phase, state.below) == (1, 0)
     assert not Progress().end_epoch(regime, {"other": 0.0})
+    recovering, low = Progress(recovery=1), {"kernel_distance": 0.0}
+    assert not recovering.end_epoch(regime, low)
+    assert (recovering.recovery, recovering.below) == (0, 0), "a net of PGD says nothing of the phase"
     assert not Progress().end_epoch(Regime(phases=[Phase(until=0.5)]), {"kernel_distance": 0.0})
 
 
@@ -131,6 +137,9 @@ def test_an_attack_of_a_phase_that_cannot_act_in_the_threat_is_refused():
         phase = f"regime.phases=[{{until: 0.3}}, {{until: 0.5, attack: {{kind: {kind}}}}}]"
         with pytest.raises(UserError, match=r"regime.phases\[1\].attack.threat.kind: got l2; allowed linf"):
             load_recipe("digits/pgd_at", [l2, phase])
+    own = "regime.phases=[{until: 0.3, attack: {kind: fgsm, threat: {kind: linf, epsilon: 0.01}}}]"
+    with pytest.raises(UserError, match=r"regime.phases\[0\].attack.threat: got linf:0.01; allowed nothing"):
+        load_recipe("digits/pgd_at", [own])
     fgsm = load_recipe("digits/pgd_at", [l2, "regime.phases=[{until: 0.3, attack: {kind: fgsm}}]"])
     assert fgsm.regime.method(fgsm.method, 0).attack.threat == fgsm.method.attack.threat
 
@@ -157,10 +166,11 @@ def collapsing(monkeypatch):
         ("seed=0", []),
         ("regime.phases=[{until: 0.5}]", ["clean images"] * 2),
         ("regime.phases=[{until: 0.5, attack: {kind: fgsm}}]", []),
-        ("regime.epsilon={kind: ramp, until: 0.7}", ["smaller epsilon"] * 2),
+        ("regime.epsilon={kind: ramp, until: 0.7}", ["small epsilon"]),
+        ("regime.epsilon={kind: ramp, until: 1}", ["small epsilon"] * 2),
     ],
 )
-def test_the_guard_judges_neither_clean_phases_nor_a_growing_epsilon(tmp_path, collapsing, setting, exempt):
+def test_the_guard_judges_neither_clean_phases_nor_less_than_half_of_epsilon(tmp_path, collapsing, setting, exempt):
     settings = [*TINY_ATTACK, "regime.epsilon=null", "guards.catastrophic=stop", setting]
     train_run(load_recipe("digits/pgd_at", settings), tmp_path / "run", quiet=True)
     assert [record.get("exempt") for record in records(tmp_path / "run")] == exempt + [None] * 2
@@ -185,3 +195,21 @@ def test_epochs_without_a_validation_keep_what_was_measured_and_counted(tmp_path
     for found, expected in zip([*noted, *validated], records(whole), strict=True):
         for name in ("step", "measures", "adversarial_predictions"):
             assert found[name] == expected[name], name
+
+
+def test_a_run_that_is_resumed_twice_at_the_end_of_an_epoch_has_each_record_once(tmp_path):
+    """Stopped at the last step of an epoch, which is not validated; killed before the next checkpoint."""
+    recipe = ("digits/pgd_at", *TINY_ATTACK, "balance.counts=true", "checkpoint.every=2")
+    line = ("train", *recipe, "--out", "cut")
+    assert inure("train", *recipe, "--out", "whole", folder=tmp_path).code == 0
+    stop = partial(signal_at_step, 11, signal.SIGTERM)
+    assert inure(*line, folder=tmp_path, prepare=stop).code == 143
+    assert info(tmp_path / "cut")["epochs_done"] == 0
+    kill = partial(signal_at_step, 15, signal.SIGKILL)
+    assert inure(*line, "--resume", folder=tmp_path, prepare=kill).code == -9
+    assert inure(*line, "--resume", folder=tmp_path).code == 0
+    for event, epochs in (("noted", [1, 3]), ("epoch", [2, 4])):
+        found = records(tmp_path / "cut", event)
+        assert [record["epoch"] for record in found] == epochs
+    assert records(tmp_path / "cut", "noted") == records(tmp_path / "whole", "noted")
+    assert_same_run(tmp_path / "cut", tmp_path / "whole")

@@ -11,6 +11,8 @@ from pydantic import Field
 from .config import Real, Settings, Whole
 
 Action = Literal["warn", "stop", "rollback", "switch"]
+CLEAN = "clean images"
+"""Why an epoch is ``exempt`` whose net is not expected to withstand any attack."""
 _Share = Annotated[Real, Field(ge=0, le=1)]
 
 
@@ -35,12 +37,18 @@ class Collapse(Settings):
     """Validations in a row; one comes every ``checkpoint.every`` epochs."""
 
     def suspects(self, history: Sequence[Mapping[str, Any]]) -> bool:
-        """Whether the newest of these epoch records shows a sign.
+        """Whether the newest of these epoch records shows a sign and is judged by it.
 
-        None do those that are ``exempt``: of a recovery, of a phase of clean images, and while epsilon still grows.
+        Those that are ``exempt`` are not: of a recovery, of a phase of clean images, and while epsilon is small.
         """
-        if not history or history[-1].get("exempt"):
-            return False
+        return bool(history) and not history[-1].get("exempt") and self.signs(history)
+
+    def sound(self, history: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether one may return to the newest: it shows no sign, or clean images trained it, which says nothing."""
+        return not history or history[-1].get("exempt") == CLEAN or not self.signs(history)
+
+    def signs(self, history: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether the newest shows one, judged or not."""
         best = max(record["validation"]["probe_pgd_accuracy"] for record in history)
         seen = history[-1]["validation"]
         fgsm, pgd = seen["fgsm_accuracy"], seen["probe_pgd_accuracy"]

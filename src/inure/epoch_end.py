@@ -8,6 +8,7 @@ from torch import nn
 
 from . import memory, statistics
 from .averaging import SWA
+from .catastrophic import CLEAN
 from .checkpoints import write_weights
 from .measures import Probe
 from .recipe import Recipe
@@ -18,10 +19,12 @@ from .validation import accuracies, domain_distance
 if TYPE_CHECKING:
     from .session import Session
 
+_GROWN = 0.5
+"""Share of the final epsilon from which on single-step training can collapse as at the whole of it. Ours."""
+
 
 def end_epoch(session: "Session") -> None:
     """Measure; every ``checkpoint.every`` epochs and at the end validate, record, keep the best, save."""
-    session.count_epoch()
     state, recipe = session.progress, session.recipe
     statistics.average_over_processes(session.fabric, session.local)
     noted, found = memory.end_epoch(recipe, session.memory), measured(session)
@@ -33,10 +36,9 @@ def end_epoch(session: "Session") -> None:
         session.ledger.note(state.epoch, state.step, noted)
     if state.end_epoch(recipe.regime, found):
         session.bars.say(f"phase {state.phase} of {len(recipe.regime.phases)} begins: {found}")
-    if due:
-        meet_collapse(session)
-        guards, history = recipe.guards, session.ledger.history
-        session.save(sound=guards.catastrophic == "rollback" and not guards.collapse.suspects(history))
+    if due and not meet_collapse(session):
+        guards = recipe.guards
+        session.save(sound=guards.catastrophic == "rollback" and guards.collapse.sound(session.ledger.history))
 
 
 def _validate(session: "Session", noted: dict[str, Any]) -> None:
@@ -73,7 +75,7 @@ def evaluated_module(session: "Session") -> nn.Module:
 def _estimate(session: "Session", module: nn.Module, **how: Any) -> None:
     if statistics.has_statistics(module):
         where = session.progress.epoch, session.num_classes, session.progress.step
-        now = {"method": session.current_method, "progress": _last(session)}
+        now = {"method": session.current_method, "progress": _last_progress(session)}
         statistics.estimate(module, session.recipe, session.loader, *where, session.memory, **now, **how)
 
 
@@ -93,8 +95,8 @@ def measured(session: "Session") -> dict[str, float]:
     due = [m for m in recipe.measures if state.epoch % m.every == 0 or state.epoch == recipe.epochs]
     if not due:
         return {}
-    method, images = session.current_method, session.validator.images
-    probe = Probe(session.local, images, recipe, method, _last(session), fabric.device, session.memory)
+    now, images = (session.current_method, _last_progress(session)), session.validator.images
+    probe = Probe(session.local, images, recipe, *now, fabric.device, session.memory)
     with torch.compiler.set_stance("force_eager"):
         found = {name: value for measure in due for name, value in measure(probe).items()}
     if fabric.world_size > 1:
@@ -108,13 +110,13 @@ def exempt(session: "Session") -> dict[str, str]:
     if session.progress.recovery:
         return {"exempt": "recovery"}
     if hasattr(recipe.method, "attack") and not hasattr(session.current_method, "attack"):
-        return {"exempt": "clean images"}
-    if factor is not None and factor.at(_last(session)) < factor.at(END):
-        return {"exempt": "smaller epsilon"}
+        return {"exempt": CLEAN}
+    if factor is not None and factor.at(_last_progress(session)) < _GROWN * factor.at(END):
+        return {"exempt": "small epsilon"}
     return {}
 
 
-def _last(session: "Session") -> float:
+def _last_progress(session: "Session") -> float:
     """Progress at the last step: that of the phase, the radius and the priors of the net that is looked at."""
     return (session.progress.step - 1) / session.total_steps
 

@@ -33,7 +33,7 @@ class Ledger:
         self.history = [r for r in files.read_lines(run.metrics) if r["event"] == "epoch"]
         self._sums: dict[str, Tensor] = {}
         self._counts = dict.fromkeys(_COUNTS, 0.0)
-        self._begin = time.monotonic()
+        self._begin, self._end = time.monotonic(), (0, 0)
 
     def tally(self, logged: dict[str, Tensor], images: int) -> None:
         """Add one step's numbers; no host synchronisation."""
@@ -57,14 +57,17 @@ class Ledger:
         """The tally, for a checkpoint."""
         return {name: float(value) for name, value in self._sums.items()} | self._counts
 
-    def restore(self, sums: dict[str, float], step: int, device: torch.device) -> None:
-        """Forget what came after ``step`` and continue its tally."""
+    def restore(self, sums: dict[str, float], step: int, epoch: int, device: torch.device) -> None:
+        """Continue the tally of ``step``, after so many whole epochs; the history ends there."""
         self._counts = {name: sums.get(name, 0.0) for name in _COUNTS}
         self._sums = {n: torch.tensor(v, device=device) for n, v in sums.items() if n not in _COUNTS}
-        self.history = [r for r in self.history if r["step"] <= step]
-        self._begin = time.monotonic()
+        self.history = [r for r in self.history if r["step"] <= step and r["epoch"] <= epoch]
+        self._begin, self._end = time.monotonic(), (step, epoch)
+
+    def forget(self) -> None:
+        """Drop from the file too what came after the moment that ``restore`` went back to."""
         if self._writes:
-            self.run.forget_after(step)
+            self.run.forget_after(*self._end)
 
     def close_epoch(
         self,

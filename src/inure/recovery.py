@@ -25,12 +25,10 @@ def roll_back(session: "Session", error: NonFinite) -> None:
             session.run.write_info(status="stopped")
         error.checkpoint = last
         raise error
-    factor = session.progress.lr_factor * guards.rollback_factor
-    session.restore()
-    session.progress.rollbacks, session.progress.lr_factor = done + 1, factor
+    session.go_back()
     # Logged at the step of the checkpoint, or the next resume would forget them with the steps that it repeats
     session.warn("nonfinite", detail)
-    session.warn("rollback", f"back to step {session.progress.step}, lr times {factor:g}")
+    session.warn("rollback", f"back to step {session.progress.step}, lr times {session.progress.lr_factor:g}")
 
 
 def in_recovery(method: Any, steps: int) -> Any:
@@ -39,8 +37,10 @@ def in_recovery(method: Any, steps: int) -> Any:
     return with_attack(method, PGD(threat=method.attack.threat, steps=steps))
 
 
-def meet_collapse(session: "Session") -> None:
-    """Act on the newest validation, the same in every process; the checkpoint that follows holds what was decided.
+def meet_collapse(session: "Session") -> bool:
+    """Act on the newest validation, the same in every process; whether it went back, and saved that.
+
+    Else the checkpoint that follows holds what was decided.
 
     To come back is not enough: the same steps with the same seeds would collapse again. So a rollback goes on with a
     lower learning rate, after some epochs with PGD. Where there is nothing sound to go back to, or the rollbacks are
@@ -48,7 +48,7 @@ def meet_collapse(session: "Session") -> None:
     """
     guards, state, history = session.recipe.guards, session.progress, session.ledger.history
     if guards.catastrophic == "warn" or not guards.collapse.found(history):
-        return
+        return False
     epochs, steps = guards.recovery_epochs, guards.recovery_steps
     seen = f"{guards.collapse.figures(history)} after epoch {state.epoch}"
     training = f"{epochs} {'epoch' if epochs == 1 else 'epochs'} of PGD-{steps}"
@@ -56,11 +56,13 @@ def meet_collapse(session: "Session") -> None:
         if not session.done:
             state.recovery = epochs
             session.warn("switch", training)
-    elif guards.catastrophic == "rollback" and state.rollbacks < guards.max_rollbacks and session.go_back():
+        return False
+    may = guards.catastrophic == "rollback" and state.rollbacks < guards.max_rollbacks
+    if may and session.go_back(sound=True, recovery=epochs):
         state = session.progress
-        state.recovery = epochs
         # Logged at the step of the checkpoint: what comes after it was forgotten
         session.warn("rollback", f"{seen}: back to step {state.step}, lr times {state.lr_factor:g}, {training}")
-    else:
-        state.collapsed = True
-        session.warn("stop", "the weights with the best accuracy so far are handed on")
+        return True
+    state.collapsed = True
+    session.warn("stop", "the weights with the best accuracy so far are handed on")
+    return False

@@ -8,13 +8,12 @@ from . import config
 from .balance import Balance
 from .errors import UserError
 from .penalties import predicts
-from .threat import Geometry, Linf
+from .threat import Geometry, Linf, describe_threat
 
 if TYPE_CHECKING:
     from .recipe import Recipe
 
-_AT_THE_IMAGE = (("start", "zero", "uniform"), ("start_std", 0, "0.001"), ("noise", 0, "1"))
-"""Settings of an attack that put its first gradient at the image itself, and what to try instead."""
+_PHASE = "regime.phases["
 
 
 def refuse_impossible(recipe: "Recipe") -> None:
@@ -43,7 +42,6 @@ def refuse_impossible(recipe: "Recipe") -> None:
             allowed = f"{off}: the step of method {recipe.method.kind} has no place for it"
             given = getattr(getattr(recipe, name), "kind", "tricks" if name == "crafting" else "terms")
             raise UserError(name, given, allowed, f"{name}={off}")
-    _refuse_starts(recipe)
     _refuse_recovery(recipe)
     _refuse_penalties(recipe)
     _refuse_balance(recipe)
@@ -55,26 +53,43 @@ def refuse_impossible(recipe: "Recipe") -> None:
 
 
 def _refuse_attacks(recipe: "Recipe") -> None:
-    """Attacks, those of phases included, that cannot take a trick, a schedule or the method's threat."""
-    method, regime, tricks = recipe.method, recipe.regime, recipe.crafting
-    attack: Any = getattr(method, "attack", None)
-    searches = [s for s in (attack, *getattr(method, "adversaries", {}).values()) if s is not None]
-    for search in searches if regime.steps else ():
-        if not hasattr(search, "steps"):
-            allowed = f"null: attack {search.kind} has one step"
-            raise UserError("regime.steps", "a schedule", allowed, "method.attack.kind=pgd")
-    first = {f"regime.phases[{n}].attack": phase.attack for n, phase in enumerate(regime.phases) if phase.attack}
-    for name, search in first.items():
-        _refuse_threat(name, search, attack.threat)
-    for name, search in (*(("method.attack", search) for search in searches), *first.items()):
-        for trick, reason in getattr(search, "refuses", {}).items():
-            if getattr(tricks, trick, None) is not None:
-                allowed = f"null: attack {search.kind} {reason}"
-                raise UserError(f"crafting.{trick}", "on", allowed, f"{name}.kind=pgd")
+    """Attacks that cannot take a trick, a schedule, the method's threat, or what the method climbs."""
+    method: Any = recipe.method
+    for place, attack in _attacks(recipe).items():
+        of_phase = place.startswith(_PHASE)
+        if recipe.regime.steps and not hasattr(attack, "steps") and not of_phase:
+            allowed = f"null: attack {attack.kind} has one step"
+            raise UserError("regime.steps", "a schedule", allowed, _instead(place, "kind", "pgd"))
+        if of_phase:
+            _refuse_threat(place, attack, method.attack.threat)
+        for trick, reason in getattr(attack, "refuses", {}).items():
+            if getattr(recipe.crafting, trick, None) is not None:
+                allowed = f"null: attack {attack.kind} {reason}"
+                raise UserError(f"crafting.{trick}", "on", allowed, _instead(place, "kind", "pgd"))
+        if getattr(method, "needs_start", False):
+            _refuse_start(place, attack, method.kind)
+
+
+def _attacks(recipe: "Recipe") -> dict[str, Any]:
+    """All attacks of a recipe by their place: the method's, those of other adversaries, those of phases."""
+    others = {f"method.adversaries.{name}": a for name, a in getattr(recipe.method, "adversaries", {}).items()}
+    phases = {f"{_PHASE}{number}].attack": phase.attack for number, phase in enumerate(recipe.regime.phases)}
+    found = {"method.attack": getattr(recipe.method, "attack", None), **others, **phases}
+    return {place: attack for place, attack in found.items() if attack is not None}
+
+
+def _instead(place: str, name: str, value: str) -> str:
+    """A remedy: the command line reaches into mappings, not into lists."""
+    return f"{name}: {value} in that phase" if place.startswith(_PHASE) else f"{place}.{name}={value}"
 
 
 def _refuse_threat(name: str, attack: Any, threat: Any) -> None:
-    """An attack of a phase that cannot act in the threat model of the method."""
+    """An attack of a phase that cannot act in the threat model of the method, or asks for one of its own."""
+    if attack.threat not in (type(attack)().threat, threat):
+        allowed = "nothing: in all phases the threat is that of the method"
+        raise UserError(
+            f"{name}.threat", describe_threat(attack.threat), allowed, "regime.epsilon for a radius that grows"
+        )
     tree = {**attack.model_dump(), "threat": threat.model_dump()}
     try:
         type(attack).model_validate(tree)
@@ -83,20 +98,18 @@ def _refuse_threat(name: str, attack: Any, threat: Any) -> None:
         raise mistake.at(f"{name}.{mistake.setting}") from None
 
 
-def _refuse_starts(recipe: "Recipe") -> None:
+def _refuse_start(place: str, attack: Any, method: str) -> None:
     """A first gradient at the image itself where what is climbed has none: its signs would be those of rounding."""
-    method: Any = recipe.method
-    if not getattr(method, "needs_start", False):
-        return
-    phases = {f"regime.phases[{n}].attack": phase.attack for n, phase in enumerate(recipe.regime.phases)}
-    others = {f"method.adversaries.{name}": attack for name, attack in getattr(method, "adversaries", {}).items()}
-    for place, attack in {"method.attack": method.attack, **others, **phases}.items():
-        for name, value, better in _AT_THE_IMAGE:
-            # How wide Gaussian noise is matters to a Gaussian start alone
-            matters = name != "start_std" or getattr(attack, "start", None) == "gaussian"
-            if matters and getattr(attack, name, None) == value:
-                allowed = f"another: method {method.kind} climbs a divergence that has no gradient at the image itself"
-                raise UserError(f"{place}.{name}", value, allowed, f"attack.{name}={better}")
+    start = getattr(attack, "start", None)
+    for name, at_image, better in (
+        ("start", start == "zero", "uniform"),
+        ("start_std", start == "gaussian" and attack.start_std == 0, "0.001"),
+        ("noise", getattr(attack, "noise", None) == 0, "1"),
+    ):
+        if at_image:
+            gradient = "no gradient at the image itself (between domains: none at first)"
+            allowed = f"another: method {method} climbs a divergence, which has {gradient}"
+            raise UserError(f"{place}.{name}", getattr(attack, name), allowed, _instead(place, name, better))
 
 
 def _refuse_recovery(recipe: "Recipe") -> None:

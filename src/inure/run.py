@@ -117,9 +117,10 @@ class Run:
         """Append to metrics.jsonl."""
         files.append_line(self.metrics, record)
 
-    def forget_after(self, step: int) -> None:
-        """Drop the records of steps that a resumed run will repeat."""
-        kept = [r for r in files.read_lines(self.metrics) if r.get("step", 0) <= step]
+    def forget_after(self, step: int, epoch: int) -> None:
+        """Drop the records of steps that will be repeated, and of the end of an epoch whose last step was the last."""
+        records = files.read_lines(self.metrics)
+        kept = [r for r in records if r.get("step", 0) <= step and r.get("epoch", 0) <= epoch]
         files.write_text(self.metrics, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept))
 
 

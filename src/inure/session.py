@@ -2,6 +2,7 @@
 
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
@@ -79,7 +80,7 @@ class Session:
         for tracker in self.ledger.trackers:
             tracker.close()
 
-    def method(self, progress: float) -> Any:
+    def next_method(self, progress: float) -> Any:
         """What trains in the step at ``progress``, which is counted."""
         state = self.progress
         if state.recovery:
@@ -157,17 +158,25 @@ class Session:
             self._write_progress()
         self.fabric.barrier()
 
-    def go_back(self) -> bool:
-        """Return to the newest sound checkpoint with a lower learning rate; False if there is none.
+    def go_back(self, *, sound: bool = False, recovery: int | None = None) -> bool:
+        """Return to the newest (``sound``) checkpoint with a lower learning rate; False if there is none.
 
-        The best weights so far stay what they are.
+        It goes on with so many epochs of ``recovery``; None: with those that were left at the checkpoint.
+
+        The best weights so far stay what they are, and what is undone was paid for. The return is saved before the
+        records of what it undoes are forgotten, so that a kill in between leaves a run that returns once more.
         """
-        before = self.progress
-        if not self.restore(sound=True):
+        before, spent = self.progress, time.monotonic() - self._clock
+        if not self._put_back(sound=sound):
             return False
-        self.progress.best, self.progress.rollbacks = before.best, before.rollbacks + 1
-        self.progress.phase_steps, self.progress.recovery_steps = before.phase_steps, before.recovery_steps
-        self.progress.lr_factor = before.lr_factor * self.recipe.guards.rollback_factor
+        factor = before.lr_factor * self.recipe.guards.rollback_factor
+        recovery = self.progress.recovery if recovery is None else recovery
+        self.progress = replace(
+            self.progress, best=before.best, rollbacks=before.rollbacks + 1, lr_factor=factor, recovery=recovery,
+            phase_steps=before.phase_steps, recovery_steps=before.recovery_steps, seconds=before.seconds + spent,
+        )  # fmt: skip
+        self.save(sound=sound)
+        self.ledger.forget()
         return True
 
     @property
@@ -180,20 +189,24 @@ class Session:
         """The net in this process, as it is trained."""
         return local_module(self.model)
 
-    def restore(self, *, sound: bool = False) -> bool:
-        """Continue from the newest checkpoint, or from the newest sound one; False if there is none."""
+    def restore(self) -> None:
+        """Continue from the newest checkpoint, if there is one."""
+        if self._put_back() and self.fabric.is_global_zero:
+            self._write_progress()  # a kill may have come between the checkpoint and run.json
+        self.ledger.forget()
+
+    def _put_back(self, *, sound: bool = False) -> bool:
+        """Be where the newest (``sound``) checkpoint is, or where nothing was done yet; whether there is one."""
         content, refused = self.checkpoints.load(self.recipe_hash, sound=sound)
         for line in refused:
             self.bars.say(f"warning: {line}")
         if content is not None:
             self.progress = snapshot.put_back(self.fabric, content, *self._state)
-            if self.fabric.is_global_zero:
-                self._write_progress()  # a kill may have come between the checkpoint and run.json
         elif sound:
             return False
         self._guard.reset()
         state = self.progress
-        self.ledger.restore(state.sums, state.step, self.fabric.device)
+        self.ledger.restore(state.sums, state.step, state.epoch, self.fabric.device)
         self._clock = time.monotonic()
         return content is not None
 

@@ -27,9 +27,9 @@ class Progress:
     lr_factor: float = 1.0
     rollbacks: int = 0
     phase: int = 0
-    """No earlier phase of the regime is gone back to."""
+    """Of the regime, or later than its share of training says, if a measure ended one."""
     phase_steps: dict[str, int] = field(default_factory=dict)
-    """Steps made in each phase, by its number; those that a return from catastrophic overfitting undid are counted."""
+    """Steps made in each phase, by its number; those that a return to a checkpoint undid are counted."""
     below: int = 0
     """Looks in a row at which what the phase waits for was small enough."""
     recovery: int = 0
@@ -49,8 +49,10 @@ class Progress:
         self.phase_steps[str(phase)] = self.phase_steps.get(str(phase), 0) + 1
 
     def end_epoch(self, regime: Regime, measured: dict[str, float]) -> bool:
-        """One epoch less of a recovery. Whether what was measured ends the phase of the regime: the next one begins."""
-        self.recovery = max(0, self.recovery - 1)
+        """One epoch less of a recovery; else whether what was measured ends the phase, so that the next one begins."""
+        if self.recovery:
+            self.recovery -= 1
+            return False
         wait = regime.phases[self.phase].below if self.phase < len(regime.phases) else None
         if wait is None or wait.measure not in measured:
             return False

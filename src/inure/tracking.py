@@ -14,7 +14,7 @@ class Tracker(Protocol):
     """Where the records of epochs also go."""
 
     def log(self, record: dict[str, Any]) -> None:
-        """Take one epoch record."""
+        """Take one record."""
 
     def close(self) -> None:
         """Flush."""

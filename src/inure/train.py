@@ -167,6 +167,7 @@ def _train(session: Session) -> None:
     while not session.done:
         try:
             _train_epoch(session)
+            session.count_epoch()
         except NonFinite as error:
             roll_back(session, error)  # raises if it may not
             continue
@@ -183,7 +184,7 @@ def _train_epoch(session: Session) -> None:
         if recipe.engine.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         session.set_lr((state.step + 0.5) / session.total_steps)
-        method = session.method(progress)
+        method = session.next_method(progress)
         logged = step_of(method)(
             session.fabric,
             session.model,

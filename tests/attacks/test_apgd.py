@@ -9,6 +9,7 @@ from inure.attacks import APGD
 from inure.errors import UserError
 from inure.losses import cross_entropy, margin
 from inure.recipe import load_recipe
+from inure.regime import with_radius
 from inure.threat import L2, Linf
 from tiny import CLASSES, counting, noise_of, tiny_batch, tiny_net
 
@@ -190,3 +191,16 @@ def test_restarts_that_would_all_be_the_same_are_refused():
         load_recipe("digits/soup", ["method.attack.kind=apgd", "method.attack.start=zero", "method.attack.restarts=2"])
     assert "\n" not in str(caught.value)
     assert APGD(start="zero").restarts == 1
+
+
+def test_examples_with_radii_and_steps_of_their_own_get_what_they_get_alone():
+    """Also when others have left: with ``keep=worst`` an example that falls is not attacked again."""
+    net, batch = tiny_net().eval(), tiny_batch(12)
+    radii = torch.linspace(0.002, 0.1, 12)
+    attack = APGD(threat=Linf(epsilon=1.0), step_size=1.5, steps=4, restarts=3, keep="worst")
+    together = with_radius(attack, radii)(net, batch.x, batch.y, noise=noise_of(batch))
+    fooled = net(together).argmax(1) != batch.y
+    assert 0 < fooled.sum() < 12
+    for i, radius in enumerate(radii):
+        alone = with_radius(attack, float(radius))(net, batch.x, batch.y, noise=noise_of(batch))[i]
+        assert torch.allclose(together[i], alone, atol=1e-6), i

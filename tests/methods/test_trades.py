@@ -72,24 +72,25 @@ STILL = [
     (PGD(start="zero"), "start: got zero"),
     (APGD(start="zero"), "start: got zero"),
     (Pyramid(cells=[1], scalars=[1]), "start: got zero"),
-    (PGD(start="gaussian", start_std=0), "start_std: got 0"),
-    (NFGSM(noise=0), "noise: got 0"),
-    (NoisyFGSM(noise=0), "noise: got 0"),
+    (PGD(start="gaussian", start_std=0), "start_std: got 0.0"),
+    (NFGSM(noise=0), "noise: got 0.0"),
+    (NoisyFGSM(noise=0), "noise: got 0.0"),
 ]
 
 
 @pytest.mark.parametrize(("attack", "message"), STILL, ids=str)
 def test_an_attack_from_the_image_itself_is_refused_in_phases_too(attack, message):
-    reason = (
-        "; allowed another: method trades climbs a divergence that has no gradient at the image itself; try attack."
-    )
+    reason = "; allowed another: method trades climbs a divergence, which has no gradient at the image itself "
+    name = message.split(":")[0]
     with pytest.raises(UserError) as caught:
         Recipe(method=TRADES(attack=attack))
     assert f"method.attack.{message}{reason}" in str(caught.value)
+    assert f"; try method.attack.{name}=" in str(caught.value)
     ladder = Regime(phases=[Phase(until=0.2), Phase(until=0.5, attack=attack)])
     with pytest.raises(UserError) as caught:
         Recipe(method=TRADES(), regime=ladder)
     assert f"regime.phases[1].attack.{message}{reason}" in str(caught.value)
+    assert f"; try {name}: " in str(caught.value)
     for method in (MART(attack=attack), PGDKL(attack=attack)):  # which climb the loss at the label
         Recipe(method=method, regime=ladder)
 

@@ -123,10 +123,11 @@ class APGD(Settings):
         worst: Worst,
         left: Standing | None,
     ) -> None:
-        threat = self.threat
+        threat, step_size = self.threat, self.step_size
         if left is not None:
             (x, y), threat, loss, noise = left.of(x, y), left.threat(threat), left.loss(loss), left.noise(noise)
-        phases = list(self._phases(threat))
+            step_size = left.number(step_size)
+        phases = list(self._phases(threat, step_size))
         x_adv = self._start(x, phases[0][0], noise)
         for number, (ball, first_step, steps) in enumerate(phases, start=1):
             climb = Climb(
@@ -144,10 +145,12 @@ class APGD(Settings):
             )
             x_adv = climb.run(x_adv if number == 1 else ball.project(x_adv, x), steps)
 
-    def _phases(self, threat: Geometry) -> Iterator[tuple[Geometry, float | Tensor, int]]:
+    def _phases(
+        self, threat: Geometry, step_size: float | Tensor | None
+    ) -> Iterator[tuple[Geometry, float | Tensor, int]]:
         """(ball, first step, number of steps) of each part of the run."""
         alpha = 1 if isinstance(threat, L1) else 2
-        first_step = alpha * threat.epsilon if self.step_size is None else self.step_size
+        first_step = alpha * threat.epsilon if step_size is None else step_size
         rest = self.steps
         for factor, share in _LARGE_RADII if self.large_radii else ():
             steps = min(math.ceil(share * self.steps), rest - 1)

@@ -23,6 +23,7 @@ LEAST = 2
 """Rows at least, where the batch has them: sums over a single image may be cut in other parts, with other last bits."""
 AnyGeometry = TypeVar("AnyGeometry", bound=Geometry)
 Loss = TypeVar("Loss", bound=Criterion)
+Number = TypeVar("Number", float, Tensor, float | Tensor, float | Tensor | None)
 
 
 class Standing:
@@ -59,10 +60,13 @@ class Standing:
 
     def threat(self, threat: AnyGeometry) -> AnyGeometry:
         """The same geometry; of radii (B,) those of the rows."""
-        radii = threat.epsilon
-        if isinstance(radii, Tensor) and radii.ndim:
-            return threat.with_epsilon(radii[self.rows.to(radii.device)])
-        return threat
+        return threat.with_epsilon(self.number(threat.epsilon))
+
+    def number(self, value: Number) -> Number:
+        """The same number; of (B,) those of the rows."""
+        if isinstance(value, Tensor) and value.ndim:
+            return value[self.rows.to(value.device)]  # type: ignore[return-value]
+        return value
 
     def loss(self, loss: Loss) -> Loss:
         """The same loss; of one that knows something per example (it has ``of``, see ``targeted.py``) the rows'."""

@@ -1,7 +1,7 @@
 """Enhance diffusion to improve robust generalization (Sun et al., 2023, arXiv:2306.02618): one grid, four claims."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..drawing import png
@@ -11,8 +11,8 @@ from .lab import Lab
 from .question import Condition, Jobs, Question, accuracies_of, run_part
 
 _GRID = "deat_grid"
-_PART = {"optimizer": ("SGD", "EMA", "DEAT")}
-"""As their authors run them (SGD-m too), not with coupled decay: the cells that the card's results are of."""
+_PART = {"optimizer": ("SGD", "SGD-m", "EMA", "DEAT")}
+"""As their authors run them, not with coupled decay: the cells that the card's results are of."""
 _LEVEL = 0.05
 """Of significance, for each correlation by itself, as in the paper's Table 3."""
 
@@ -54,7 +54,7 @@ class Point(NamedTuple):
 class Ratio:
     """Whether robust accuracy rises with lr / batch: SGD's cells by lr, all cells by the effective lr."""
 
-    only: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    only: dict[str, tuple[str, ...]]
     """Axis: the levels, or what they begin with; others are left out."""
 
     def __call__(self, lab: Lab) -> Verdict:
