@@ -85,7 +85,10 @@ def test_a_stop_hands_on_the_best_weights_whatever_is_selected(tmp_path, looking
     assert found["best"]["epoch"] == 2
     handed_on, last = (load_file(run / name) for name in ("weights.safetensors", "checkpoints/last.safetensors"))
     assert any(not torch.equal(handed_on[name], last[name]) for name in last)
-    assert [w["kind"] for w in records(run, "warning")][-1] == "stop"
+    found = records(run, "warning")
+    assert (found[-1]["kind"], info(run)["collapsed"]) == ("stop", True)
+    assert found[-1]["detail"] == "the weights with the best accuracy so far, of epoch 2, are handed on"
+    assert not any("try guards" in w["detail"] for w in found), "the guard does something: no advice"
     train(recipe, run, quiet=True, resume=True)
     assert info(run)["epochs_done"] == 4
 

@@ -118,6 +118,10 @@ def test_a_run_with_phases_tells_what_they_saved_and_resumes_exactly(tmp_path):
     again = inure("train", *recipe, "--out", "cut", "--resume", folder=tmp_path)
     assert again.code == 0, again.err
     assert info(tmp_path / "cut")["phases"] == cost
+    assert f"{100 * cost['saved']:.1f} % saved" in whole.err
+    said = [(r["step"], r["trains"]) for r in records(tmp_path / "whole", "phase")]
+    assert said == [(1, "standard"), (23, "pgd_at with fgsm"), (34, "pgd_at with pgd")]
+    assert records(tmp_path / "cut", "phase") == records(tmp_path / "whole", "phase")
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 

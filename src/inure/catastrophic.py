@@ -67,9 +67,11 @@ class Collapse(Settings):
         aligned = f", gradient alignment {seen['alignment']:.2f}" if "alignment" in seen else ""
         return f"FGSM accuracy {seen['fgsm_accuracy']:.1%} but PGD accuracy {seen['probe_pgd_accuracy']:.1%}{aligned}"
 
-    def text(self, history: Sequence[Mapping[str, Any]]) -> str:
+    def text(self, history: Sequence[Mapping[str, Any]], *, advise: bool = True) -> str:
         """The figures, and what to try."""
-        return (
-            f"{self.figures(history)} at {self.checks} checks in a row; try guards.catastrophic=rollback, "
-            "method.attack.kind=n_fgsm, more steps (method.attack.kind=pgd) or a smaller epsilon"
+        often = f" at {self.checks} checks in a row" if self.checks > 1 else ""
+        remedy = (
+            "; try guards.catastrophic=rollback, method.attack.kind=n_fgsm, more steps (method.attack.kind=pgd) or a "
+            "smaller epsilon"
         )
+        return f"{self.figures(history)}{often}{remedy if advise else ''}"

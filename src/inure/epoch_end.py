@@ -35,7 +35,7 @@ def end_epoch(session: "Session") -> None:
     elif noted:
         session.ledger.note(state.epoch, state.step, noted)
     if state.end_epoch(recipe.regime, found):
-        session.bars.say(f"phase {state.phase} of {len(recipe.regime.phases)} begins: {found}")
+        session.begin_phase()
     if due and not meet_collapse(session):
         guards = recipe.guards
         session.save(sound=guards.catastrophic == "rollback" and guards.collapse.sound(session.ledger.history))
@@ -54,8 +54,10 @@ def _validate(session: "Session", noted: dict[str, Any]) -> None:
         if better:
             write_weights(session.run.checkpoints / "best.safetensors", module)
     lr, progress = session.optimizer.param_groups[0]["lr"], state.step / session.total_steps
+    attack = getattr(session.current_method, "attack", None)
+    epsilon = None if attack is None else session.recipe.regime.scale(attack, progress).threat.epsilon
     session.average_tally()
-    session.ledger.close_epoch(state.epoch, state.step, progress, lr, validation, noted)
+    session.ledger.close_epoch(state.epoch, state.step, progress, lr, epsilon, validation, noted)
 
 
 def evaluated_module(session: "Session") -> nn.Module:

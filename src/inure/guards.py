@@ -53,7 +53,12 @@ class FiniteGuard:
 
 
 def warnings_of(
-    history: list[dict[str, Any]], num_classes: int, *, attacks: bool, collapse: Collapse = _DEFAULT
+    history: list[dict[str, Any]],
+    num_classes: int,
+    *,
+    attacks: bool,
+    collapse: Collapse = _DEFAULT,
+    advise: bool = True,
 ) -> list[dict[str, str]]:
     """What the newest epoch record gives reason to warn of: {kind, detail}.
 
@@ -62,6 +67,7 @@ def warnings_of(
         num_classes: For the level of chance.
         attacks: Whether the method trains on adversarial images: others are expected to fall to PGD.
         collapse: What counts as catastrophic overfitting.
+        advise: Whether to say what could be done about that: not where the guard does something.
     """
     found = []
     newest = history[-1]
@@ -75,5 +81,5 @@ def warnings_of(
         )
         found.append({"kind": "collapse", "detail": detail})
     if attacks and collapse.found(history):
-        found.append({"kind": "catastrophic_overfitting", "detail": collapse.text(history)})
+        found.append({"kind": "catastrophic_overfitting", "detail": collapse.text(history, advise=advise)})
     return found

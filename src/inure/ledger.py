@@ -75,14 +75,13 @@ class Ledger:
         step: int,
         progress: float,
         lr: float,
+        epsilon: float | None,
         validation: dict[str, float],
         noted: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         """Write the record of the epochs since the last one, and what else is noted; say it and warn if need be."""
         images, steps, seconds = (max(self._counts[name], 1e-9) for name in ("images", "steps", "seconds"))
         sums = {name: float(value) for name, value in self._sums.items()}
-        attack = getattr(self.recipe.method, "attack", None)
-        epsilon = self.recipe.regime.scale(attack, progress).threat.epsilon if attack is not None else None
         gain = self.recipe.optimizer.long_run_step
         record = {
             "event": "epoch", "epoch": epoch, "step": step, "progress": progress, "lr": lr, "epsilon": epsilon,
@@ -101,6 +100,12 @@ class Ledger:
         if self._writes:
             self._hand_on({"event": "noted", "epoch": epoch, "step": step, **noted})
 
+    def begin_phase(self, epoch: int, step: int, phase: int, phases: int, trains: str) -> None:
+        """Say and log that another phase of the regime trains from ``step`` on; 0 is the first of ``phases``."""
+        if self._writes:
+            self.bars.say(f"phase {phase + 1} of {phases}: {trains}")
+            self.run.log({"event": "phase", "epoch": epoch, "step": step, "phase": phase, "trains": trains})
+
     def warn(self, epoch: int, step: int, kind: str, detail: str) -> None:
         """Say it and log it."""
         if self._writes:
@@ -113,8 +118,9 @@ class Ledger:
             f"epoch {record['epoch']}/{self.recipe.epochs}  loss {record['train'].get('loss', 0.0):.3f}  "
             f"{accuracies_text(record['validation'])}  {record['images_per_second']:.0f} images/s"
         )
-        collapse = self.recipe.guards.collapse
-        for warning in warnings_of(self.history, self._num_classes, attacks=self._attacks, collapse=collapse):
+        guards = self.recipe.guards
+        how = {"attacks": self._attacks, "collapse": guards.collapse, "advise": guards.catastrophic == "warn"}
+        for warning in warnings_of(self.history, self._num_classes, **how):
             self.warn(record["epoch"], record["step"], warning["kind"], warning["detail"])
 
     def _hand_on(self, record: dict[str, Any]) -> None:

@@ -47,11 +47,16 @@ def overfitting(history: Sequence[Mapping[str, Any]], examples: int) -> dict[str
 
 
 def overfitting_text(found: Mapping[str, Any]) -> str:
-    """``robust validation accuracy: best 53.1 % (epoch 106), last 45.6 % (epoch 200): ...``."""
+    """``robust overfitting: best 53.1 % (epoch 106), last 45.6 % (epoch 200): ...``."""
+    if found["best_epoch"] == found["last_epoch"]:
+        return f"robust validation accuracy: {percent(found['last'])}, at its best in the last epoch"
     ends = (
         f"best {percent(found['best'])} (epoch {found['best_epoch']}), "
         f"last {percent(found['last'])} (epoch {found['last_epoch']})"
     )
     if found["begins"] is None:
         return f"robust validation accuracy: {ends}: no more than chance apart"
-    return f"robust overfitting: {ends}: beyond chance from epoch {found['begins']} on"
+    return (
+        f"robust overfitting: {ends}: by more than chance below the best from epoch {found['begins']} on; try "
+        "checkpoint.select=best, averaging.kind=ema or perturbation.kind=awp"
+    )

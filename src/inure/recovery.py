@@ -64,5 +64,7 @@ def meet_collapse(session: "Session") -> bool:
         session.warn("rollback", f"{seen}: back to step {state.step}, lr times {state.lr_factor:g}, {training}")
         return True
     state.collapsed = True
-    session.warn("stop", "the weights with the best accuracy so far are handed on")
+    spent = f"after {state.rollbacks} rollbacks, " if state.rollbacks else ""
+    best = "" if state.best is None else f", of epoch {state.best['epoch']},"
+    session.warn("stop", f"{spent}the weights with the best accuracy so far{best} are handed on")
     return False

@@ -14,7 +14,7 @@ from . import files, snapshot
 from .averaging import Averager
 from .checkpoints import Checkpoints
 from .config import dump
-from .console import Bars
+from .console import Bars, percent
 from .data import Loader
 from .errors import NonFinite, Stop, UserError
 from .guards import FiniteGuard
@@ -82,12 +82,20 @@ class Session:
 
     def next_method(self, progress: float) -> Any:
         """What trains in the step at ``progress``, which is counted."""
-        state = self.progress
+        state, regime = self.progress, self.recipe.regime
         if state.recovery:
             state.recovery_steps += 1
-        else:
-            state.enter(self.recipe.regime.phase(progress, state.phase))
+        elif state.enter(regime.phase(progress, state.phase)) and regime.phases:
+            self.begin_phase()
         return self.current_method
+
+    def begin_phase(self) -> None:
+        """Say what trains from the next step on."""
+        state, phases = self.progress, len(self.recipe.regime.phases) + 1
+        method = self.recipe.regime.method(self.recipe.method, state.phase)
+        attack = getattr(method, "attack", None)
+        trains = method.kind if attack is None else f"{method.kind} with {attack.kind}"
+        self.ledger.begin_phase(state.epoch, state.step + 1, state.phase, phases, trains)
 
     @property
     def current_method(self) -> Any:
@@ -140,8 +148,13 @@ class Session:
             found = overfitting(self.ledger.history, attacked) if hasattr(self.recipe.method, "attack") else None
             self.run.write_info(
                 status="finished", selected=select, phases=cost, overfitting=found,
-                recovery_steps=self.progress.recovery_steps,
+                recovery_steps=self.progress.recovery_steps, collapsed=self.progress.collapsed,
             )  # fmt: skip
+            if cost is not None:
+                self.bars.say(
+                    f"phases: {cost['pairs']:,.0f} passes of a batch in place of {cost['without']:,.0f}, "
+                    f"{percent(cost['saved'])} saved"
+                )
             if found is not None:
                 self.bars.say(overfitting_text(found))
         self.fabric.barrier()

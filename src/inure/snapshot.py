@@ -43,10 +43,15 @@ class Progress:
     last: dict[str, Any] | None = None
     sums: dict[str, float] = field(default_factory=dict)
 
-    def enter(self, phase: int) -> None:
-        """Count a step of a phase of the regime. Looks at a measure count for the phase in which they were made."""
+    def enter(self, phase: int) -> bool:
+        """Count a step of a phase of the regime; whether it begins the run, or a phase by its share of training.
+
+        Looks at a measure count for the phase in which they were made.
+        """
+        begins = phase != self.phase or not self.phase_steps
         self.phase, self.below = phase, self.below if phase == self.phase else 0
         self.phase_steps[str(phase)] = self.phase_steps.get(str(phase), 0) + 1
+        return begins
 
     def end_epoch(self, regime: Regime, measured: dict[str, float]) -> bool:
         """One epoch less of a recovery; else whether what was measured ends the phase, so that the next one begins."""

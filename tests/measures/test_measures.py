@@ -120,7 +120,11 @@ def test_a_run_records_them_and_a_settled_kernel_ends_a_phase_in_a_cut_run_too(t
     measured = [record.get("measures", {}) for record in records(tmp_path / "whole")]
     assert ["kernel_distance" in found for found in measured] == [False, True, True, True]
     assert ["gradient_alignment" in found for found in measured] == [False, True, False, True]
-    assert "phase 1 of 1" in ended.err
+    said = [line for line in ended.err.splitlines() if line.startswith("phase ")]
+    assert said == ["phase 1 of 2: standard", "phase 2 of 2: pgd_at with pgd"]
+    begun = [(r["epoch"], r["step"], r["phase"]) for r in records(tmp_path / "whole", "phase")]
+    assert begun == [(0, 1, 0), (2, 23, 1)]
+    assert [record["epsilon"] is None for record in records(tmp_path / "whole")] == [True, True, False, False]
     assert inure("train", *recipe, "--out", "cut", "--max-minutes", "0", folder=tmp_path).code != 1
     assert inure("train", *recipe, "--out", "cut", "--resume", folder=tmp_path).code == 0
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
