@@ -121,7 +121,7 @@ def _values(run: RunFiles, line: Line) -> tuple[list[int], list[float]]:
 def _panel_drawing(panel: Panel, runs: Sequence[RunFiles]) -> "Callable[[Axes], None]":
     def draw(axes: "Axes") -> None:
         drawn: list[float] = []
-        last, lines = 1, []
+        lines: list[Line] = []
         for i, run in enumerate(runs):
             best = number(dig(run.run, "best.epoch"))
             for line in panel.lines:
@@ -136,23 +136,21 @@ def _panel_drawing(panel: Panel, runs: Sequence[RunFiles]) -> "Callable[[Axes], 
                 if best in epochs:
                     axes.plot(best, values[epochs.index(int(best))], "D", color=colour, markersize=5, mec=_PAPER)
                 drawn += values
-                last, lines = max(last, *epochs), [*lines, line]
+                lines.append(line)
             if best is not None:
                 colour = _INK if len(runs) == 1 else RUN_COLOURS[i % len(RUN_COLOURS)]
                 axes.axvline(best, color=colour, linestyle=(0, (1, 2)), linewidth=0.8, zorder=0.9)
         axes.set_title(panel.title_of(lines))
-        _dress(axes, panel, drawn, last)
+        _dress(axes, panel, drawn)
 
     return draw
 
 
-def _dress(axes: "Axes", panel: Panel, drawn: list[float], last: int) -> None:
+def _dress(axes: "Axes", panel: Panel, drawn: list[float]) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.set_xlabel("epoch")
-    low, high = axes.get_xlim()
-    if high - low < 2:  # of one or two values: whole epochs around them, else there are ticks between epochs
-        axes.set_xlim(min(low, last - 1), max(high, last + 1))
+    # By default there are at least two ticks, if need be between two epochs
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
     if panel.unit == " %":
         axes.set_ylim(-3, 103)
