@@ -9,10 +9,13 @@ from .analyses import ANALYSES, Finding, Subject
 from .console import Bars, markdown, stderr, table
 from .errors import UserError, unknown_name
 from .evaluation import weights_hash
+from .evaluation.results import set_aside
 from .load import load
 from .run import Run
 from .target import device_of, find_images, find_threat
 from .threat import describe_threat
+
+_FILES = ("table.md", "figure.png", "analysis.json")
 
 
 def analyze(
@@ -31,6 +34,8 @@ def analyze(
     quiet: bool = False,
 ) -> tuple[Path, Finding]:
     """Run one analysis; see ``inure analyze --help`` for the arguments.
+
+    Results of an earlier one in the same folder move to ``previous``.
 
     Returns:
         The folder of the results, and what was found.
@@ -58,9 +63,13 @@ def analyze(
         "analysis": config.dump(analysis), "threat": describe_threat(geometry), "seed": seed, "examples": len(images),
         "data": images.name, "data_hash": images.hash, "weights_hash": weights_hash(classifier),
     }  # fmt: skip
-    files.write_text(folder / "table.md", markdown(finding.columns, finding.rows))
-    files.write_bytes(folder / "figure.png", finding.figure)
-    files.write_json(folder / "analysis.json", {**finding.numbers, "protocol": protocol})
+    previous = set_aside(folder, _FILES)
+    table_file, figure_file, numbers_file = (folder / name for name in _FILES)
+    files.write_text(table_file, markdown(finding.columns, finding.rows))
+    files.write_bytes(figure_file, finding.figure)
+    files.write_json(numbers_file, {**finding.numbers, "protocol": protocol})
     if not quiet:
+        if previous is not None:
+            stderr().print(f"the results that were in {folder} are now in {previous}", markup=False)
         stderr().print(table(finding.title, finding.columns, finding.rows))
     return folder, finding

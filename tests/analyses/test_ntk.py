@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from inure.analyses import NTK, Subject
+from inure.analyses import NTK, Subject, ntk
 from inure.attacks import PGD
 from inure.checkpoints import write_weights
 from inure.commands import _run
@@ -112,6 +112,44 @@ def test_weights_that_are_named_are_looked_at_alone(run, capsys, tmp_path):
     assert _run(["analyze", *arguments]) == 0
     numbers = json.loads((tmp_path / "found/analysis.json").read_text())
     assert numbers["distances"]["of"] == ["the net, clean"]
+
+
+def test_results_of_an_earlier_analysis_are_kept_in_previous(run, capsys, tmp_path):
+    folder = tmp_path / "found"
+
+    def found(*settings):
+        assert _run(["analyze", "ntk", str(run), "on=clean", "--out", str(folder), *settings]) == 0
+        return capsys.readouterr().err
+
+    def images_in(place):
+        return json.loads((place / "analysis.json").read_text())["images"]
+
+    assert "previous" not in found("images=8")
+    assert not (folder / "previous").exists()
+    first = {path.name: path.read_bytes() for path in folder.iterdir()}
+    # The line is broken where the console ends
+    assert f"arenowin{folder / 'previous'}" in "".join(found("images=12").split())
+    assert {path.name: path.read_bytes() for path in (folder / "previous").iterdir()} == first
+    assert (images_in(folder), images_in(folder / "previous")) == (12, 8)
+    assert _run(["analyze", "ntk", str(run), "images=1", "--out", str(folder)]) == 2
+    assert images_in(folder) == 12, "a mistake moves nothing"
+    found("images=10", "--quiet")
+    assert (images_in(folder), images_in(folder / "previous")) == (10, 12)
+
+
+@pytest.mark.parametrize("kernels", [1, 2, 4])
+def test_the_words_of_the_figure_stay_on_it(kernels, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(ntk, "png", lambda drawing: drawn.append(drawing) or b"")
+    look = ntk._Look("the net", "adversarial", "", torch.eye(4), torch.ones(4), 1.0)
+    ntk._figure([look] * kernels, [[0.0] * kernels] * kernels)
+    (drawing,) = drawn
+    drawing.draw_without_rendering()
+    for axes in drawing.axes:
+        for text in (axes.title, axes.xaxis.label, axes.yaxis.label):
+            box = text.get_window_extent()
+            assert 0 <= box.x0 <= box.x1 <= drawing.bbox.width
+            assert 0 <= box.y0 <= box.y1 <= drawing.bbox.height
 
 
 def test_equal_weights_are_looked_at_once(tmp_path, capsys):

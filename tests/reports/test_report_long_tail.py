@@ -1,8 +1,10 @@
 import json
+import re
 
 from synthetic_run import write_run
 
 from inure.evaluation.by_class import by_class
+from inure.reports.figures import CLEAN, ROBUST
 from inure.reports.long_tail import long_tail_part
 from inure.reports.page import write_report
 
@@ -61,3 +63,17 @@ def test_damaged_entries_are_left_out_not_fatal():
     assert part is not None
     assert part.cut_offs == ""
     assert part.rows[1] == ("head", "0", "0", "–", "–")
+
+
+def test_marks_of_one_class_stand_side_by_side(tmp_path):
+    run = write_run(tmp_path / "run", suites=("quick",))
+    summary = add_classes(run, COUNTS)
+    for record in summary["classes"]["each"]:
+        record |= {"clean_accuracy": 0.0, "robust_accuracy": 0.0}
+    figure = long_tail_part(summary, "a").figure
+    marks = {
+        colour: [float(x) for x in re.findall(rf'<use [^>]*x="([^"]*)"[^>]*fill: {colour}', figure)]
+        for colour in (CLEAN, ROBUST)
+    }
+    assert len(marks[CLEAN]) == len(marks[ROBUST]) == 10
+    assert not {*marks[CLEAN]} & {*marks[ROBUST]}

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from inure.measures import MEASURES
 from inure.reports.figures import confusion_figure, shorten, training_curves
+from inure.reports.panels import PANELS
 from inure.reports.pictures import example_pictures
 from inure.reports.run_files import RunFiles
 
@@ -71,8 +73,12 @@ def epochs(values, key="loss"):
     return [{"event": "epoch", "epoch": i + 1, "lr": 0.1, "train": {key: value}} for i, value in enumerate(values)]
 
 
-def run_of(records, **run):
-    return RunFiles(path=Path("run"), name="<run>", epochs=records, run=run)
+def run_of(records, events=(), **run):
+    return RunFiles(path=Path("run"), name="<run>", epochs=records, events=[*events], run=run)
+
+
+def texts(figure) -> list[str]:
+    return re.findall(r"<text[^>]*>([^<]*)</text>", figure)
 
 
 def test_curves_are_valid_svg_without_addresses_or_fixed_ink():
@@ -105,6 +111,49 @@ def test_runs_are_overlaid_and_unrecorded_quantities_left_out():
     one, two = run_of(epochs([2.0, 1.0])), run_of(epochs([0.3, 0.2], "grad_norm"))
     assert len(training_curves([one, two])) == 3
     assert training_curves([run_of([])]) == []
+
+
+def test_every_number_that_a_measure_records_has_its_panel():
+    keys = [line.key for panel in PANELS for line in panel.lines]
+    names = [f"measures.{name}" for measure in MEASURES for name in measure.names]
+    assert {*names} == {key for key in keys if key.startswith("measures.")}
+    assert len({*keys}) == len(keys)
+
+
+def test_measures_are_drawn_at_every_look_also_where_nothing_was_validated():
+    noted = [
+        {"event": "noted", "epoch": epoch, "measures": {"kernel_rank": 2.0 + epoch, "gradient_alignment": 0.9}}
+        for epoch in (1, 3, 2)
+    ]
+    warning = {"event": "warning", "epoch": 1, "measures": {"kernel_rank": 50.0}}
+    # Epoch 2 was made twice, the first time without a validation: what was found then does not count
+    validated = {"event": "epoch", "epoch": 2, "measures": {"kernel_rank": 7.0}, "validation": {"alignment": 0.5}}
+    figures = training_curves([run_of([validated], [*noted, warning])])
+    assert len(figures) == 2
+    alignment, rank = figures
+    assert "Gradient alignment: measured (full), at validation (dotted)" in texts(alignment)
+    assert "Kernel: effective rank" in texts(rank)
+    (line,) = re.findall(r'<path d="([^"]*)"[^>]*stroke: var\(--ink\); stroke-width: 1.6', rank)
+    points = np.array([[*map(float, point.split())] for point in re.split("[ML]", line)[1:]])
+    assert np.diff(points[:, 0]) == pytest.approx([np.diff(points[:, 0])[0]] * 2)
+    # 3, 7, 5: down the page is down
+    heights = -(points[:, 1] - points[0, 1])
+    assert heights / heights[1] == pytest.approx([0, 1, 0.5], abs=1e-3)
+
+
+def test_a_panel_names_its_lines_only_where_there_are_several():
+    alone = training_curves([run_of([{"event": "epoch", "epoch": 1, "validation": {"alignment": 0.5}}])])
+    assert "Gradient alignment" in texts(alone[0])
+
+
+@pytest.mark.parametrize("first", [1, 3, 40])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_ticks_are_epochs_however_few_there_are(first, count):
+    records = [{"event": "epoch", "epoch": first + i, "train": {"loss": 1.0 + i}} for i in range(count)]
+    (figure,) = training_curves([run_of(records)])
+    ticks = [text for text in texts(figure[: figure.index('"curve0-matplotlib.axis_2"')]) if text != "epoch"]
+    assert ticks
+    assert all(re.fullmatch(r"\d+", tick) for tick in ticks)
 
 
 def test_confusion_shows_counts_up_to_twenty_classes():

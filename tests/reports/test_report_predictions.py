@@ -29,7 +29,20 @@ def test_a_run_that_counted_has_a_heat_map_with_its_last_numbers(tmp_path):
     (figure,) = re.findall(r'<svg role="img" aria-label="What adversarial training.*?</svg>', page, re.DOTALL)
     assert "in epoch 12 none as 1 of 10 classes" in figure
     texts = re.findall(r"<text[^>]*>([^<]*)</text>", figure)
-    assert {"labels", "139", "1185", "0", "epoch"} <= {*texts}
+    assert {"labels", "139", "1185", "0", "epoch", "class"} <= {*texts}
+
+
+def test_epochs_without_validation_count_too_and_an_epoch_that_was_repeated_counts_once(tmp_path):
+    run = write_run(tmp_path / "run", epochs=2, suites=())
+    add_counts(run, lambda epoch: [epoch, 5])
+    with (run / "metrics.jsonl").open("a") as file:
+        for found in (7, 8):
+            file.write(json.dumps({"event": "noted", "epoch": 3, "adversarial_predictions": [found, 5]}) + "\n")
+    (figure,) = (figure for _, figure in prediction_figures([read_run(run, "run")]))
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", figure)
+    assert [text for text in texts if text.isdigit()][:3] == ["1", "2", "3"]
+    assert "8" in texts
+    assert "7" not in texts
 
 
 def test_runs_that_did_not_count_have_none_and_odd_records_are_left_out(tmp_path):

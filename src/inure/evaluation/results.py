@@ -5,6 +5,7 @@ where there was an audit.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from .journal import refuse_other_protocol, unfinished
 SUMMARY, OUTCOMES, EXAMPLES = "summary.json", "outcomes.parquet", "examples.safetensors"
 ADVERSARIAL = "adversarial.safetensors"
 AUDIT, AUDIT_PICTURE = "audit.json", "audit.png"
+FILES = (EXAMPLES, ADVERSARIAL, AUDIT, AUDIT_PICTURE, OUTCOMES, SUMMARY)
 
 
 def write_results(folder: Path, table: pa.Table, summary: dict[str, Any]) -> None:
@@ -27,13 +29,18 @@ def write_results(folder: Path, table: pa.Table, summary: dict[str, Any]) -> Non
     files.write_json(folder / SUMMARY, summary)
 
 
-def set_aside(folder: Path) -> Path | None:
-    """Move the results of a finished evaluation to ``folder/previous``, over those there; None if there are none."""
-    if not (folder / SUMMARY).exists():
+def set_aside(folder: Path, names: Sequence[str] = FILES) -> Path | None:
+    """Move finished results to ``folder/previous``, over those there; None if there are none.
+
+    Args:
+        folder: Where they lie.
+        names: Their files; with the last of them they are finished.
+    """
+    if not (folder / names[-1]).exists():
         return None
     previous = folder / "previous"
     previous.mkdir(exist_ok=True)
-    for name in (EXAMPLES, ADVERSARIAL, AUDIT, AUDIT_PICTURE, OUTCOMES, SUMMARY):
+    for name in names:
         (previous / name).unlink(missing_ok=True)
         if (folder / name).exists():
             (folder / name).replace(previous / name)

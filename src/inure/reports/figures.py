@@ -7,9 +7,9 @@ import io
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .panels import CLEAN, EXTRA, INK, PANELS, ROBUST, RUN_COLOURS, Line, Panel
 from .run_files import RunFiles, dig, number
 
 if TYPE_CHECKING:
@@ -17,11 +17,8 @@ if TYPE_CHECKING:
     from markupsafe import Markup
     from matplotlib.axes import Axes
 
-CLEAN, ROBUST, EXTRA = "#4179c4", "#d4722a", "#8b8f97"
-# None of these is the colour of clean or robust: a comparison shows both kinds.
-RUN_COLOURS = ("#2b9b75", "#8668c6", "#bb5078", "#a48a1f", "#3a9fc0", "#8b8f97", "#7a9a2f", "#a4673f")
 # Stand-ins which become CSS variables of the page, so that one figure serves light and dark mode.
-_INK, _GRID, _PAPER = "#010203", "#010204", "#010205"
+_INK, _GRID, _PAPER = INK, "#010204", "#010205"
 _VARIABLES = {_INK: "var(--ink)", _GRID: "var(--line)", _PAPER: "var(--paper)"}
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -52,67 +49,11 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-@dataclass(frozen=True)
-class Line:
-    """One curve of a panel: where its values are in an epoch's record, and how it is drawn."""
-
-    key: str
-    dashes: str = "-"
-    colour: str = _INK
-    scale: float = 1.0
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One small figure of the training curves."""
-
-    title: str
-    lines: tuple[Line, ...]
-    unit: str = ""
-    may_be_log: bool = False
-    """Whether values that span more than two decades are drawn on a logarithmic axis."""
-    long_tail: bool = False
-    """Whether it is drawn only where a recipe makes a long tail."""
-
-
-_PANELS = (
-    Panel("Training loss", (Line("train.loss"),), may_be_log=True),
-    Panel(
-        "Accuracy on the validation split",
-        (
-            Line("validation.fgsm_accuracy", ":", EXTRA, 100),
-            Line("validation.clean_accuracy", "--", CLEAN, 100),
-            Line("validation.robust_accuracy", "-", ROBUST, 100),
-        ),
-        unit=" %",
-    ),
-    Panel(
-        "Balanced validation accuracy; worst class dotted",
-        (
-            Line("validation.worst_class_robust_accuracy", ":", EXTRA, 100),
-            Line("validation.balanced_clean_accuracy", "--", CLEAN, 100),
-            Line("validation.balanced_robust_accuracy", "-", ROBUST, 100),
-        ),
-        unit=" %",
-        long_tail=True,
-    ),
-    Panel(
-        "Domains: cosine (full), distance over norm (dotted)",
-        (Line("validation.adapter_distance", ":"), Line("validation.adapter_cosine")),
-    ),
-    Panel("Learning rate", (Line("lr"),)),
-    Panel("Effective learning rate over batch", (Line("effective_lr_over_batch"),)),
-    Panel("Epsilon of the training attack", (Line("epsilon"),)),
-    Panel("Gradient norm", (Line("train.grad_norm"),), may_be_log=True),
-    Panel("Images per second", (Line("images_per_second"),)),
-)
-
-
 def training_curves(runs: Sequence[RunFiles]) -> "list[Markup]":
     """One figure per quantity over the epochs, all runs in each; what no run recorded is left out."""
     figures = []
     long_tailed = any(dig(run.recipe, "data.long_tail") is not None for run in runs)
-    for i, panel in enumerate(_PANELS):
+    for i, panel in enumerate(PANELS):
         if panel.long_tail and not long_tailed:
             continue
         if any(any(_values(run, line)[1]) for run in runs for line in panel.lines):
@@ -172,7 +113,7 @@ def shorten(text: str, limit: int) -> str:
 
 
 def _values(run: RunFiles, line: Line) -> tuple[list[int], list[float]]:
-    points = [(int(record["epoch"]), number(dig(record, line.key))) for record in run.epochs]
+    points = [(int(record["epoch"]), number(dig(record, line.key))) for record in run.looks]
     known = [(epoch, value * line.scale) for epoch, value in points if value is not None]
     return [epoch for epoch, _ in known], [value for _, value in known]
 
@@ -180,6 +121,7 @@ def _values(run: RunFiles, line: Line) -> tuple[list[int], list[float]]:
 def _panel_drawing(panel: Panel, runs: Sequence[RunFiles]) -> "Callable[[Axes], None]":
     def draw(axes: "Axes") -> None:
         drawn: list[float] = []
+        lines: list[Line] = []
         for i, run in enumerate(runs):
             best = number(dig(run.run, "best.epoch"))
             for line in panel.lines:
@@ -194,9 +136,11 @@ def _panel_drawing(panel: Panel, runs: Sequence[RunFiles]) -> "Callable[[Axes], 
                 if best in epochs:
                     axes.plot(best, values[epochs.index(int(best))], "D", color=colour, markersize=5, mec=_PAPER)
                 drawn += values
+                lines.append(line)
             if best is not None:
                 colour = _INK if len(runs) == 1 else RUN_COLOURS[i % len(RUN_COLOURS)]
                 axes.axvline(best, color=colour, linestyle=(0, (1, 2)), linewidth=0.8, zorder=0.9)
+        axes.set_title(panel.title_of(lines))
         _dress(axes, panel, drawn)
 
     return draw
@@ -205,9 +149,9 @@ def _panel_drawing(panel: Panel, runs: Sequence[RunFiles]) -> "Callable[[Axes], 
 def _dress(axes: "Axes", panel: Panel, drawn: list[float]) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    axes.set_title(panel.title)
     axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, steps=[1, 2, 5, 10]))
+    # By default there are at least two ticks, if need be between two epochs
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
     if panel.unit == " %":
         axes.set_ylim(-3, 103)
         axes.yaxis.set_major_formatter("{x:.0f} %")

@@ -71,13 +71,14 @@ def _figure(each: list[dict[str, Any]], groups: list[dict[str, Any]], anchor: st
     def draw(axes: "Axes") -> None:
         from matplotlib.ticker import MaxNLocator
 
-        places = range(1, len(order) + 1)
+        places = [*range(1, len(order) + 1)]
         axes.bar(places, [100 * count / max(*counts, 1) for count in counts], width=1.0, color=EXTRA, alpha=0.25)
-        for kind, colour, mark in (("clean", CLEAN, "o"), ("robust", ROBUST, "D")):
+        # Side by side: at 0 % one would hide the other
+        for kind, colour, mark, aside in (("clean", CLEAN, "o", -0.2), ("robust", ROBUST, "D", 0.2)):
             shares = [number(record.get(f"{kind}_accuracy")) for record in order]
             values = [float("nan") if share is None else 100 * share for share in shares]
             size = 5 if len(order) <= 30 else 2.5
-            axes.plot(places, values, mark, color=colour, markersize=size, linestyle="")
+            axes.plot([place + aside for place in places], values, mark, color=colour, markersize=size, linestyle="")
         for edge in edges:
             axes.axvline(edge + 0.5, color=EXTRA, linestyle="--", linewidth=0.8)
         axes.set(title="Accuracy by class, most training images first", xlabel="rank of the class", ylim=(-3, 103))

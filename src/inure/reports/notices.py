@@ -44,6 +44,9 @@ def progress_of(run: RunFiles) -> str:
     if not done and (run.recipe or run.run):
         return "No epoch of training is done yet."
     how_far = f"epoch {done} of {planned}" if planned else f"epoch {done}"
+    if _collapsed(run):
+        far = f"{done} of {planned} epochs" if planned else f"{done} {'epoch' if done == 1 else 'epochs'}"
+        return f"Trained for {far}: stopped at catastrophic overfitting."
     match run.run.get("status"):
         case "finished":
             return f"Trained for {done} {'epoch' if done == 1 else 'epochs'}."
@@ -52,6 +55,11 @@ def progress_of(run: RunFiles) -> str:
         case "running":
             return f"Training is still under way, or was killed: {how_far} is done."
     return f"Training got to {how_far}; its end was not recorded." if run.epochs or run.recipe else ""
+
+
+def _collapsed(run: RunFiles) -> bool:
+    """Whether a guard ended training for good, as the recipe asks; nothing is left to do then."""
+    return run.run.get("collapsed") is True and run.run.get("status") != "running"
 
 
 def _comparison_notices(runs: Sequence[RunFiles], key: tuple[str, str] | None) -> list[Notice]:
@@ -110,7 +118,7 @@ def _training_notices(run: RunFiles) -> list[Notice]:
         when = f"{len(events)} times, epochs {first} to {last}; at last" if len(events) > 1 else f"Epoch {last}"
         text = f"{when}: {events[-1].get('detail', '')}"
         found.append(Notice(run.name, kind.replace("_", " "), text, is_serious=True))
-    if run.run.get("status") != "finished" and (sentence := progress_of(run)):
+    if run.run.get("status") != "finished" and not _collapsed(run) and (sentence := progress_of(run)):
         reasons = [str(event.get("reason")) for event in run.events if event.get("event") == "stop"]
         why = f" Reason: {reasons[-1].replace('_', ' ')}." if reasons and run.run.get("status") == "stopped" else ""
         text = f"{sentence}{why} `inure train RECIPE --out {run.path} --resume` goes on."

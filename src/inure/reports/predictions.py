@@ -28,9 +28,7 @@ def prediction_figures(runs: Sequence[RunFiles]) -> "list[tuple[str, Markup]]":
 
 def _counted(run: RunFiles) -> list[tuple[int, list[float]]]:
     """Epoch and predictions by class, validated or not; records that do not fit the first one are left out."""
-    records = [record for record in (*run.epochs, *run.events) if number(record.get("epoch")) is not None]
-    records.sort(key=lambda record: int(record["epoch"]))
-    pairs = [(int(record["epoch"]), record.get("adversarial_predictions")) for record in records]
+    pairs = [(int(record["epoch"]), record.get("adversarial_predictions")) for record in run.looks]
     known = [(epoch, counts) for epoch, counts in pairs if isinstance(counts, list) and counts]
     return [
         (epoch, counts)
@@ -94,8 +92,6 @@ def _dress(axes: "Axes", epochs: list[int], rows: list[str], classes: int) -> No
     if left < 0:
         ticks, words = [left * 7 / 12, *ticks], ["labels", *words]
     axes.set_xticks(ticks, words)
-    axes.set(title=_TITLE, xlabel="epoch")
-    if classes > _LABELLED:
-        axes.set_ylabel("class")
-    else:
+    axes.set(title=_TITLE, xlabel="epoch", ylabel="class")
+    if classes <= _LABELLED:
         axes.set_yticks([row + 0.5 for row in range(classes)], [shorten(row, 14) for row in rows])

@@ -46,12 +46,20 @@ class RunFiles:
     epochs: list[dict[str, Any]] = field(default_factory=list)
     """Records of the epochs, in order; of an epoch that was repeated after a resume, the later record."""
     events: list[dict[str, Any]] = field(default_factory=list)
-    """The other records of ``metrics.jsonl``: warning, resume, stop."""
+    """The other records of ``metrics.jsonl``: noted (an epoch that was not validated), warning, resume, stop."""
     evaluations: list[EvaluationFiles] = field(default_factory=list)
     """Those on one set of images each."""
     shifted: list[EvaluationFiles] = field(default_factory=list)
     """Those on several sets, suites ``corruptions`` and ``shifts``: their numbers never head a page."""
     problems: list[str] = field(default_factory=list)
+
+    @property
+    def looks(self) -> list[dict[str, Any]]:
+        """One record for each epoch that has one, validated or only noted, in order."""
+        noted = [event for event in self.events if event.get("event") == "noted"]
+        found = {whole(record["epoch"]): record for record in noted if number(record.get("epoch")) is not None}
+        found |= {whole(record["epoch"]): record for record in self.epochs}
+        return [found[epoch] for epoch in sorted(found)]
 
 
 def read_runs(paths: Sequence[Path]) -> list[RunFiles]:

@@ -5,8 +5,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..overfitting import overfitting_text
+from .checkpoints import Checkpoint, kept_checkpoints
 from .figures import confusion_figure
 from .long_tail import LongTailPart, long_tail_part
+from .names import deciding_metric
 from .notices import is_verified, progress_of
 from .pictures import ExamplePictures, example_pictures
 from .run_files import EvaluationFiles, RunFiles, dig, number, records, whole
@@ -22,7 +24,6 @@ from .scores import (
     find_evaluation,
     headline_key,
     robust_score,
-    score_of,
 )
 from .settings_text import (
     Facts,
@@ -68,17 +69,6 @@ class AccuracyGroup:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """Validation accuracies of a kept checkpoint."""
-
-    name: str
-    epoch: int
-    clean: Score | None
-    robust: Score | None
-    selected: bool
-
-
-@dataclass(frozen=True)
 class ConfusionPart:
     """A confusion matrix and its commonest mistakes in words."""
 
@@ -95,6 +85,8 @@ class RunSection:
     """Where examples and outcomes come from."""
     class_names: list[str]
     checkpoints: list[Checkpoint]
+    metric: str
+    """In words, by which accuracy the best was chosen; empty if it is not known."""
     validation_examples: int
     overfitting: str
     """What was lost between the best and the last validation; empty if it is not known."""
@@ -167,7 +159,8 @@ def run_section(run: RunFiles, headline: EvaluationFiles | None, anchor: str) ->
         name=run.name,
         evaluation=evaluation_text(summary) if evaluation else "",
         class_names=names,
-        checkpoints=_checkpoints(run),
+        checkpoints=kept_checkpoints(run),
+        metric=deciding_metric(run.recipe).replace("_", " "),
         overfitting=overfitting_text(run.run["overfitting"]) if run.run.get("overfitting") else "",
         validation_examples=whole(dig(run.run, "data.validation_examples")),
         pictures=pictures,
@@ -245,13 +238,3 @@ def _frequent_mistakes(counts: "numpy.ndarray", names: Sequence[str], columns: S
     pairs = [(int(counts[i, j]), names[i], columns[j]) for i, j in zip(*counts.nonzero(), strict=True) if i != j]
     pairs.sort(key=lambda pair: -pair[0])
     return ", ".join(f"{label} taken for {prediction} ({count}×)" for count, label, prediction in pairs[:3])
-
-
-def _checkpoints(run: RunFiles) -> list[Checkpoint]:
-    found = []
-    for name in ("best", "last"):
-        values: Any = run.run.get(name)
-        if isinstance(values, dict):
-            clean, robust = (score_of(values.get(f"{kind}_accuracy"), 0) for kind in ("clean", "robust"))
-            found.append(Checkpoint(name, whole(values.get("epoch")), clean, robust, run.run.get("selected") == name))
-    return found

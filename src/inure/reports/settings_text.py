@@ -6,22 +6,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..config import parse_real
+from .names import data_name, method_name
+from .odd_settings import odd_settings, optimizer_text
 from .run_files import RunFiles, dig, number, records, whole
 
 Facts = list[tuple[str, str]]
 _NORMS = {"linf": "ℓ∞", "l2": "ℓ₂", "l1": "ℓ₁"}
-_SPELLING = {
-    "pgd_at": "PGD-AT",
-    "trades": "TRADES",
-    "mart": "MART",
-    "standard": "standard training",
-    "co_training": "co-training",
-}
 
 
 def title_of(runs: Sequence[RunFiles]) -> str:
     """What the page is about, in a line: ``PGD-AT and standard training on digits``."""
-    methods, sources = dict.fromkeys(map(_method, runs)), {_source(run) for run in runs}
+    methods, sources = (
+        dict.fromkeys(method_name(run.recipe) or run.name for run in runs),
+        {data_name(run) for run in runs},
+    )
     if len(methods) < len(runs) or len(runs) > 3 or len(sources) > 1:
         return f"{len(runs)} runs compared"
     source = sources.pop()
@@ -62,7 +60,6 @@ def setting_facts(run: RunFiles) -> Facts:
     pairs = [
         ("Method", dig(recipe, "method.kind")),
         ("Training attack", _attack_text(attack) if isinstance(attack, dict) else None),
-        ("Tricks while crafting", _tricks_text(recipe.get("crafting"))),
         ("Model", dig(recipe, "model.name")),
         ("Input", " × ".join(map(str, shape)) if isinstance(shape, list) else None),
         ("Classes", run.run.get("num_classes")),
@@ -71,7 +68,8 @@ def setting_facts(run: RunFiles) -> Facts:
         ("Validation images", dig(data, "validation_examples")),
         ("Skipped images", dig(data, "skipped") or None),
         ("Data fingerprint", str(dig(data, "hash"))[:16] if dig(data, "hash") else None),
-        ("Optimizer", dig(recipe, "optimizer.kind")),
+        *odd_settings(run),
+        ("Optimizer", optimizer_text(recipe.get("optimizer"))),
         ("Learning rate", dig(recipe, "optimizer.lr")),
         ("Epochs", recipe.get("epochs")),
         ("Batch size", recipe.get("batch_size")),
@@ -80,12 +78,6 @@ def setting_facts(run: RunFiles) -> Facts:
         ("Run directory", str(run.path)),
     ]
     return [(label, plain(value)) for label, value in pairs if value is not None]
-
-
-def _tricks_text(crafting: Any) -> str | None:
-    """``attention_dropping, perturbation_masking``; None without."""
-    on = [name for name, settings in crafting.items() if settings is not None] if isinstance(crafting, dict) else []
-    return ", ".join(on) or None
 
 
 def protocols(run: RunFiles) -> list[tuple[str, str]]:
@@ -150,16 +142,6 @@ def plain(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}" if value >= 10_000 else str(value)
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _method(run: RunFiles) -> str:
-    kind = dig(run.recipe, "method.kind")
-    return _SPELLING.get(str(kind), str(kind)) if kind else run.name
-
-
-def _source(run: RunFiles) -> str:
-    """The last part of where the data came from; empty if unknown."""
-    return str(dig(run.recipe, "data.source") or dig(run.run, "data.source") or "").rstrip("/").rpartition("/")[2]
 
 
 def _attack_text(attack: dict[str, Any]) -> str:
