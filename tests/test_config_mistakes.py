@@ -60,7 +60,11 @@ def recipe(*overrides: str) -> Recipe:
         ),
         (["method.kind=null"], "method.kind: got None; allowed standard | pgd_at | trades | mart"),
         (["method=trades"], "method: got trades; allowed a mapping of settings"),
-        (["method.attack=pgd"], "method.attack: got pgd; allowed a mapping of settings"),
+        (["method.attack=pgd"], "method.attack: got pgd; allowed a mapping of settings; try method.attack.kind=pgd"),
+        (
+            ["regime.phases=[{until: 0.5, attack: fgsm}]"],
+            "regime.phases[0].attack: got fgsm; allowed a mapping of settings; try attack: {kind: fgsm}",
+        ),
         (["regime.epsilon.until=0.3"], "regime.epsilon: got no kind; allowed a mapping with a kind: ramp | piecewise"),
         (["regime.epsilon.kind=cosine"], "regime.epsilon.kind: got cosine; allowed ramp | piecewise"),
         (["regime.epsilon.kind=ramp", "regime.epsilon.begin=0.9"], "regime.epsilon.until: got 0.5; allowed a fraction"),

@@ -193,7 +193,11 @@ def first_mistake(cls: type[BaseModel], tree: Mapping[str, Any], error: Validati
     cause = detail.get("ctx", {}).get("error")
     if isinstance(cause, UserError) and cause.setting:
         key = ".".join(key for key in (where, cause.setting) if key)
-        return UserError(key, cause.given, cause.allowed, cause.remedy or _other_owner(key, cause.allowed))
+        remedy = cause.remedy or _other_owner(key, cause.allowed)
+        if remedy == f"{cause.setting}.kind={cause.given}":  # said by a part, which does not know its place
+            in_list = f"{key.rpartition('.')[2]}: {{kind: {cause.given}}}"
+            remedy = in_list if "[" in key else f"{key}.kind={cause.given}"
+        return UserError(key, cause.given, cause.allowed, remedy)
     if detail["type"] == "extra_forbidden":
         name = str(detail["loc"][-1])
         mistake = unknown_name(where, name, names)
@@ -227,7 +231,7 @@ def _remedy(where: str, given: Any, allowed: str, here: list[ErrorDetails], kind
 
 def _other_owner(key: str, allowed: str) -> str | None:
     """What has a wider choice, where ``allowed`` is the one kind that an attack or a method can have."""
-    if key.endswith(".attack.threat.kind") and " " not in allowed:
+    if key.endswith(".attack.threat.kind") and " " not in allowed and "[" not in key:
         return f"{key.removesuffix('threat.kind')}kind=pgd or fgsm"
     if key == "method.attack.kind" and " " not in allowed:
         return "method.kind=pgd_at"
