@@ -42,7 +42,7 @@ def recipe(*overrides: str) -> Recipe:
         (["optimizer.lr=.inf"], "optimizer.lr: got inf; allowed a finite number"),
         (["optimizer.lr=nan"], "optimizer.lr: got nan; allowed a finite number"),
         (["optimizer.lr=0"], "optimizer.lr: got 0; allowed a number > 0"),
-        (["optimizer.betas=[0.9, 1]"], "optimizer.betas.1: got 1; allowed a number < 1"),
+        (["optimizer.betas=[0.9, 1]"], "optimizer.betas[1]: got 1; allowed a number < 1"),
         (["optimizer.decay_all=maybe"], "optimizer.decay_all: got maybe; allowed a valid boolean"),
         (["method.attack.threat.epsilon=8"], "method.attack.threat.epsilon: got 8; allowed 0 to 1"),
         (["method.attack.threat.epsilon=-8/255"], "method.attack.threat.epsilon: got -8/255; allowed a number >= 0"),
@@ -60,22 +60,56 @@ def recipe(*overrides: str) -> Recipe:
         ),
         (["method.kind=null"], "method.kind: got None; allowed standard | pgd_at | trades | mart"),
         (["method=trades"], "method: got trades; allowed a mapping of settings"),
-        (["method.attack=pgd"], "method.attack: got pgd; allowed a mapping of settings"),
-        (["regime.epsilon.until=0.3"], "regime.epsilon: got no kind; allowed a mapping with a kind"),
+        (["method.attack=pgd"], "method.attack: got pgd; allowed a mapping of settings; try method.attack.kind=pgd"),
+        (
+            ["regime.phases=[{until: 0.5, attack: fgsm}]"],
+            "regime.phases[0].attack: got fgsm; allowed a mapping of settings; try attack: {kind: fgsm}",
+        ),
+        (["regime.epsilon.until=0.3"], "regime.epsilon: got no kind; allowed a mapping with a kind: ramp | piecewise"),
         (["regime.epsilon.kind=cosine"], "regime.epsilon.kind: got cosine; allowed ramp | piecewise"),
         (["regime.epsilon.kind=ramp", "regime.epsilon.begin=0.9"], "regime.epsilon.until: got 0.5; allowed a fraction"),
         (
             ["schedule.kind=piecewise", "schedule.milestones=[0.9, 0.1]"],
             "schedule.milestones: got [0.9, 0.1]; allowed fractions of training in rising order",
         ),
-        (["schedule.kind=piecewise", "schedule.milestones=[2]"], "schedule.milestones.0: got 2; allowed a number <= 1"),
+        (
+            ["schedule.kind=piecewise", "schedule.milestones=[2]"],
+            "schedule.milestones[0]: got 2; allowed a number <=",
+        ),
         (["perturbation.kind=sam"], "perturbation.kind: got sam; allowed awp"),
         (["averaging.kind=ema", "averaging.decay=1"], "averaging.decay: got 1; allowed a number < 1"),
         (["balance.train.label_smoothing=1"], "balance.train.label_smoothing: got 1; allowed a number < 1"),
         (["evaluation.suite=pgd-20"], "evaluation.suite: got pgd-20; allowed clean | fgsm | pgd20 |"),
         (["engine.devices=two"], "engine.devices: got two; allowed a whole number or auto"),
-        (["penalties=[1]"], "penalties.0: got 1; allowed a mapping of settings"),
-        (["trackers=[excel]"], "trackers.0: got excel; allowed tensorboard | wandb | mlflow"),
+        (["penalties=[1]"], "penalties[0]: got 1; allowed a mapping of settings"),
+        (["trackers=[excel]"], "trackers[0]: got excel; allowed tensorboard | wandb | mlflow"),
+        (
+            ["penalties=tail"],
+            "penalties: got tail; allowed a list; try penalties=[{kind: tail}]",
+        ),
+        (["penalties={kind: tail}"], "penalties: got {'kind': 'tail'}; allowed a list; try penalties=[{kind: tail}]"),
+        (["penalties=[tial]"], "penalties[0]: got tial; allowed a mapping of settings; try penalties=[{kind: tail}]"),
+        (["penalties=[{kind: tail, weight: -1}]"], "penalties[0].weight: got -1; allowed a number >= 0"),
+        (
+            ["guards.catastrophic=stopp"],
+            "guards.catastrophic: got stopp; allowed warn | stop | rollback | switch; did you mean stop?",
+        ),
+        (
+            ["method.attack.kind=n_fgsm", "method.attack.threat.kind=l2"],
+            "method.attack.threat.kind: got l2; allowed linf; try method.attack.kind=pgd or fgsm",
+        ),
+        (
+            ["method.kind=free", "method.attack.kind=pgd"],
+            "method.attack.kind: got pgd; allowed fgsm; try method.kind=pgd_at",
+        ),
+        (
+            ["data.long_tail.kind=counts"],
+            "data.long_tail.counts: got nothing; allowed a value here: it has no default",
+        ),
+        (
+            ["data.long_tail.kind=counts", "data.long_tail.counts=[3, 0]"],
+            "data.long_tail.counts[1]: got 0; allowed a number >= 1",
+        ),
         (["epochs.x=3"], "epochs.x: got epochs is not a mapping; allowed a key of the recipe"),
         (["epochs.kind=3"], "epochs.kind: got epochs is not a mapping; allowed a key of the recipe"),
         (["steps"], "steps: got no '='; allowed key=value"),
@@ -139,6 +173,58 @@ def test_combinations_that_cannot_work_are_refused_by_name(overrides, setting):
     assert caught.value.setting == setting
 
 
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (
+            ["measures=[{kind: kernel}, {kind: kernel}]"],
+            "measures[1]: got kernel; allowed measures that differ; try leaving one out",
+        ),
+        (
+            ["regime.phases=[{until: 0.5}, {until: 0.5, attack: {kind: fgsm}}]"],
+            "regime.phases[1].until: got 0.5, where regime.phases[0] ends too; allowed a later share of training",
+        ),
+        (
+            ["method.kind=free", "balance.attack.kind=balanced_softmax"],
+            "balance.attack: got balanced_softmax; allowed the default, cross_entropy: method free ignores it; "
+            "try balance.attack.kind=cross_entropy",
+        ),
+        (
+            ["method.kind=trades", "balance.attack.label_smoothing=0.1"],
+            "balance.attack: got cross_entropy with label_smoothing=0.1; allowed the default, cross_entropy: method "
+            "trades ignores it; try balance.attack.label_smoothing=0.0",
+        ),
+        (
+            ["method.kind=standard", "guards.catastrophic=rollback"],
+            "guards.catastrophic: got rollback; allowed warn: method standard does not attack; "
+            "try guards.catastrophic=warn or method.kind=pgd_at",
+        ),
+        (["method.kind=free", "penalties=[{kind: tail}]"], "penalties: got tail; allowed []: the step of method free"),
+        (["method.kind=standard", "crafting=[token_dropping]"], "crafting: got token_dropping; allowed null: method"),
+        (
+            ["model.batchnorm.running=false", "measures=[{kind: kernel}]"],
+            "measures[0].bn_mode: got running; allowed batch with model.batchnorm.running=false: there are no running "
+            "statistics; try measures=[{kind: kernel, bn_mode: batch}]",
+        ),
+        (
+            ["evaluation.groups.head=0.9", "evaluation.groups.tail=0.8"],
+            "evaluation.groups.tail: got 0.8; allowed at most 1 - head; "
+            "try evaluation.groups.head=0.2 evaluation.groups.tail=0.8",
+        ),
+    ],
+)
+def test_a_refusal_says_what_there_is_and_a_remedy_that_can_be_written(overrides, line):
+    with pytest.raises(UserError) as caught:
+        recipe(*overrides)
+    assert str(caught.value).startswith(line)
+
+
+def test_two_phases_may_end_together_where_the_first_may_end_earlier():
+    early = "{until: 0.5, below: {value: 0.1}}"
+    both = recipe("measures=[{kind: kernel}]", f"regime.phases=[{early}, {{until: 0.5, attack: {{kind: fgsm}}}}]")
+    assert [phase.until for phase in both.regime.phases] == [0.5, 0.5]
+
+
 def test_mistakes_in_python_are_the_same_lines():
     with pytest.raises(UserError, match="^steps: got 0; allowed a number >= 1$"):
         PGD(steps=0)
@@ -184,11 +270,14 @@ class Bag(Settings):
 @pytest.mark.parametrize(
     ("tree", "line"),
     [
-        ({"items": [{"kind": "fruit"}, {"kind": "fruit", "weight": 0}]}, "items.1.weight: got 0; allowed a number > 0"),
-        ({"items": [{"kind": "stone", "weight": 1}]}, "items.0.weight: got an unknown field; allowed kind | name"),
-        ({"items": [{"kind": "fruit", "weight": 10}]}, "items.0.weight: got 10.0; allowed at most 9"),
-        ({"items": [{"kind": "bread"}]}, "items.0.kind: got bread; allowed fruit | stone"),
-        ({"items": [{}]}, "items.0: got no kind; allowed a mapping with a kind"),
+        (
+            {"items": [{"kind": "fruit"}, {"kind": "fruit", "weight": 0}]},
+            "items[1].weight: got 0; allowed a number > 0",
+        ),
+        ({"items": [{"kind": "stone", "weight": 1}]}, "items[0].weight: got an unknown field; allowed kind | name"),
+        ({"items": [{"kind": "fruit", "weight": 10}]}, "items[0].weight: got 10.0; allowed at most 9"),
+        ({"items": [{"kind": "bread"}]}, "items[0].kind: got bread; allowed fruit | stone"),
+        ({"items": [{}]}, "items[0]: got no kind; allowed a mapping with a kind: fruit | stone"),
         ({"by_name": {"apple": {"weight": -1}}}, "by_name.apple.weight: got -1; allowed a number > 0"),
         ({"by_name": {"apple": {"kind": "stone"}}}, "by_name.apple.kind: got stone; allowed fruit"),
     ],

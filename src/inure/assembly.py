@@ -12,6 +12,7 @@ from .data.record import record, remarks
 from .models import build
 from .models.adapters import settle
 from .recipe import Recipe
+from .refusals import refuse_unfit
 from .run import Run
 from .session import Session, local_module
 from .validation import Validator
@@ -20,6 +21,7 @@ from .validation import Validator
 def assemble(fabric: Any, recipe: Recipe, run: Run, *, seed: int, deadline: float | None, quiet: bool) -> Session:
     """Data, net, optimizer and averager as the recipe says, with the newest checkpoint loaded."""
     training, validation = recipe.data.load_training(recipe.model.img_size)
+    refuse_unfit(recipe, training.shape)
     torch.manual_seed(seed)
     net = build(recipe.model, num_classes=training.num_classes, shape=training.shape)
     if net.mixture is not None:  # before it is compiled

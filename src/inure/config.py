@@ -11,7 +11,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -189,10 +189,15 @@ def first_mistake(cls: type[BaseModel], tree: Mapping[str, Any], error: Validati
     """The first complaint of pydantic, in our words and at the key that the user wrote."""
     details = error.errors(include_url=False)
     detail = details[0]
-    where, names = _place(cls, tree, detail)
+    where, names, kinds = _place(cls, tree, detail)
     cause = detail.get("ctx", {}).get("error")
     if isinstance(cause, UserError) and cause.setting:
-        return cause.at(".".join(key for key in (where, cause.setting) if key))
+        key = ".".join(key for key in (where, cause.setting) if key)
+        remedy = cause.remedy or _other_owner(key, cause.allowed)
+        if remedy == f"{cause.setting}.kind={cause.given}":  # said by a part, which does not know its place
+            in_list = f"{key.rpartition('.')[2]}: {{kind: {cause.given}}}"
+            remedy = in_list if "[" in key else f"{key}.kind={cause.given}"
+        return UserError(key, cause.given, cause.allowed, remedy)
     if detail["type"] == "extra_forbidden":
         name = str(detail["loc"][-1])
         mistake = unknown_name(where, name, names)
@@ -200,23 +205,46 @@ def first_mistake(cls: type[BaseModel], tree: Mapping[str, Any], error: Validati
         remedy = f"did you mean {mistake.remedy}?" if mistake.remedy else None
         return UserError(where, "an unknown field", known, remedy)
     if detail["type"].startswith("union_tag"):
-        return _wrong_kind(where, detail)
+        return _wrong_kind(where, detail, kinds)
     # A field of several types fails once for each of them
-    here = [d for d in details if _place(cls, tree, d)[0] == where]
+    here = [d for d in details if _place(cls, tree, d).key == where]
     allowed = " or ".join(dict.fromkeys(_allowed(d) for d in here))
-    given, remedy = detail.get("input"), getattr(cause, "remedy", None)
-    if allowed == _MAPPING and isinstance(given, str):
-        remedy = f"{where}.kind={given}"
+    given = "nothing" if detail["type"] == "missing" else detail.get("input")
+    remedy = getattr(cause, "remedy", None) or _remedy(where, given, allowed, here, kinds)
     return UserError(where or cls.__name__, given, allowed, remedy)
 
 
-def _wrong_kind(where: str, detail: ErrorDetails) -> UserError:
-    context = detail.get("ctx", {})
-    kinds = re.findall(r"'([^']+)'", context.get("expected_tags", ""))
-    given = context.get("tag")
+def _remedy(where: str, given: Any, allowed: str, here: list[ErrorDetails], kinds: list[str]) -> str | None:
+    """What to write instead, where that can be told from the place and from what was given."""
+    types = {d["type"] for d in here}
+    if kinds and ("list_type" in types or where.endswith("]")):
+        name = given.get("kind") if isinstance(given, Mapping) else given
+        near = unknown_name(where, str(name), kinds).remedy
+        return f"{where.partition('[')[0]}=[{{kind: {near.split(' or ')[0] if near else kinds[0]}}}]"
+    if allowed == _MAPPING and isinstance(given, str):
+        return f"{where}.kind={given}"
+    if "literal_error" not in types or not isinstance(given, str):
+        return None
+    near = unknown_name(where, given, allowed.split(" | ")).remedy
+    return f"did you mean {near}?" if near else None
+
+
+def _other_owner(key: str, allowed: str) -> str | None:
+    """What has a wider choice, where ``allowed`` is the one kind that an attack or a method can have."""
+    if key.endswith(".attack.threat.kind") and " " not in allowed and "[" not in key:
+        return f"{key.removesuffix('threat.kind')}kind=pgd or fgsm"
+    if key == "method.attack.kind" and " " not in allowed:
+        return "method.kind=pgd_at"
+    return None
+
+
+def _wrong_kind(where: str, detail: ErrorDetails, kinds: list[str]) -> UserError:
+    given = detail.get("ctx", {}).get("tag")
     if given is None:
         value = detail.get("input")
-        return UserError(where, value if not isinstance(value, Mapping) else "no kind", "a mapping with a kind")
+        allowed = f"a mapping with a kind: {' | '.join(kinds)}"
+        remedy = _remedy(where, value, allowed, [], kinds) if isinstance(value, str) else None
+        return UserError(where, value if not isinstance(value, Mapping) else "no kind", allowed, remedy)
     return unknown_name(f"{where}.kind", str(given), kinds)
 
 
@@ -237,6 +265,8 @@ def _allowed(detail: ErrorDetails) -> str:
             return str(context["expected"]).replace(" or ", " | ").replace(", ", " | ").replace("'", "")
         case "missing":
             return "a value here: it has no default"
+        case "list_type":
+            return "a list"
         case "model_type" | "model_attributes_type" | "dict_type":
             return _MAPPING
         case "too_long":
@@ -245,30 +275,40 @@ def _allowed(detail: ErrorDetails) -> str:
             return detail["msg"].removeprefix("Input should be ")
 
 
-def _place(cls: type[BaseModel], tree: Any, detail: ErrorDetails) -> tuple[str, list[str]]:
-    """The dotted key of an error and the field names known there; tags and types of unions are left out."""
+class _Place(NamedTuple):
+    key: str
+    """Dotted, with the number of an item of a list in brackets."""
+    names: list[str]
+    """Fields that are known there."""
+    kinds: list[str]
+    """Of which something may be there, or in a list there."""
+
+
+def _place(cls: type[BaseModel], tree: Any, detail: ErrorDetails) -> _Place:
+    """Where an error is; tags and types of unions are left out."""
     hint: Any = cls
     loc, unknown = detail["loc"], detail["type"] == "extra_forbidden"
-    keys: list[str] = []
+    key = ""
     names: list[str] = list(cls.model_fields)
     for position, part in enumerate(loc):
         models = list(_models(hint))
         fields = {name: f for m in models for name, f in m.model_fields.items()}
         tagged = [m for m in models if part in _tags(m)]
-        if tagged and part not in fields:
+        # Between several kinds the tag comes before any field, also where a field has the name of a kind
+        if tagged and (part not in fields or len(models) > 1):
             hint = tagged[0]
             names = list(tagged[0].model_fields)
             continue
         last = position == len(loc) - 1
         unknown_here = last and unknown
         if isinstance(part, int) or part in fields or unknown_here or (isinstance(tree, Mapping) and part in tree):
-            keys.append(str(part))
+            key += f"[{part}]" if isinstance(part, int) else f".{part}" if key else part
             if part in fields:
                 hint = fields[str(part)].annotation
                 if not last:
                     names = [n for m in _models(hint) for n in m.model_fields]
             tree = tree.get(part) if isinstance(tree, Mapping) else None
-    return ".".join(keys), names
+    return _Place(key, names, [kind for model in _models(hint) for kind in _tags(model)])
 
 
 def _models(hint: Any) -> Iterator[type[BaseModel]]:

@@ -9,6 +9,7 @@ from .data import to_batch
 from .models import build
 from .passes import passes
 from .recipe import Recipe
+from .refusals import refuse_unfit
 from .regime import END
 from .run import yaml_of
 from .train import step_of
@@ -25,6 +26,7 @@ def forecast(recipe: Recipe) -> None:
     print(yaml_of(recipe), end="")
     fabric = engine.start(recipe.engine.model_copy(update={"devices": 1, "compile": False}))
     training, validation = recipe.data.load_training(recipe.model.img_size)
+    refuse_unfit(recipe, training.shape)
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         net = build(recipe.model, num_classes=training.num_classes, shape=training.shape)

@@ -37,6 +37,9 @@ def passes(recipe: Recipe, method: Any = None) -> dict[str, float]:
             counts["full_backwards" if full else "input_backwards"] += len(arguments[0])
 
     method = recipe.method if method is None else method
+    attack: Any = getattr(method, "attack", None)
+    if hasattr(attack, "of_any_shape"):  # the net that counts takes images of its own shape
+        method = method.model_copy(update={"attack": attack.of_any_shape()})
     with torch.random.fork_rng(devices=[]):
         net = build(Model(name="cnn_tiny"), num_classes=_CLASSES, shape=_SHAPE)
         net.register_forward_pre_hook(count)

@@ -27,7 +27,7 @@ def refuse_impossible(recipe: "Recipe") -> None:
         ("regime.epsilon", "a schedule", recipe.regime.epsilon, "null"),
         ("regime.steps", "a schedule", recipe.regime.steps, "null"),
         ("regime.phases", "phases", recipe.regime.phases, "[]"),
-        ("crafting", "tricks", recipe.crafting, "null"),
+        ("crafting", _kinds(recipe.crafting), recipe.crafting, "null"),
     ):
         if attack is None and value:
             allowed = f"{off}: method {recipe.method.kind} does not attack"
@@ -35,13 +35,12 @@ def refuse_impossible(recipe: "Recipe") -> None:
     _refuse_attacks(recipe)
     for name in getattr(recipe.method, "ignores", ()):
         if getattr(recipe.balance, name) != getattr(Balance(), name):
-            raise UserError(f"balance.{name}", "a criterion", f"the default: method {recipe.method.kind} ignores it")
+            _refuse_ignored(recipe, name)
     for name in getattr(recipe.method, "refuses", ()):
         if getattr(recipe, name):
             off = "[]" if name == "penalties" else "null"
             allowed = f"{off}: the step of method {recipe.method.kind} has no place for it"
-            given = getattr(getattr(recipe, name), "kind", "tricks" if name == "crafting" else "terms")
-            raise UserError(name, given, allowed, f"{name}={off}")
+            raise UserError(name, _kinds(getattr(recipe, name)), allowed, f"{name}={off}")
     _refuse_recovery(recipe)
     _refuse_penalties(recipe)
     _refuse_balance(recipe)
@@ -49,13 +48,47 @@ def refuse_impossible(recipe: "Recipe") -> None:
     _refuse_other_domains(recipe)
     metric = recipe.checkpoint.metric
     if attack is None and metric.endswith("robust") and recipe.evaluation.threat.epsilon == 0:
-        raise UserError("checkpoint.metric", metric, "clean: evaluation.threat.epsilon is 0")
+        raise UserError("checkpoint.metric", metric, "clean: evaluation.threat.epsilon is 0", "checkpoint.metric=clean")
+
+
+def _kinds(piece: Any) -> str:
+    """What a list of pieces, the tricks while crafting, or a piece consist of."""
+    if isinstance(piece, list):
+        return " + ".join(one.kind for one in piece)
+    named = getattr(piece, "kind", None) or " + ".join(name for name, value in piece or () if value is not None)
+    return named or "an empty mapping"
+
+
+def _refuse_ignored(recipe: "Recipe", name: str) -> None:
+    """A criterion that is not the default where the method has one of its own."""
+    given, default = getattr(recipe.balance, name), getattr(Balance(), name)
+    shown, remedy = given.kind, f"balance.{name}.kind={default.kind}"
+    if given.kind == default.kind:
+        changed = {key: value for key, value in given if value != getattr(default, key)}
+        shown = f"{given.kind} with {', '.join(f'{key}={value}' for key, value in changed.items())}"
+        remedy = " ".join(f"balance.{name}.{key}={getattr(default, key)}" for key in changed)
+    allowed = f"the default, {default.kind}: method {recipe.method.kind} ignores it"
+    raise UserError(f"balance.{name}", shown, allowed, remedy)
+
+
+def refuse_unfit(recipe: "Recipe", shape: tuple[int, ...]) -> None:
+    """Attacks that images of this shape, (C, H, W), do not fit, or that need a file that is not there.
+
+    Raises:
+        UserError: Naming the setting to change.
+    """
+    for place, attack in attacks_of(recipe).items():
+        if hasattr(attack, "check"):
+            try:
+                attack.check(shape)
+            except UserError as mistake:
+                raise mistake.at(f"{place}.{mistake.setting}") from None
 
 
 def _refuse_attacks(recipe: "Recipe") -> None:
     """Attacks that cannot take a trick, a schedule, the method's threat, or what the method climbs."""
     method: Any = recipe.method
-    for place, attack in _attacks(recipe).items():
+    for place, attack in attacks_of(recipe).items():
         of_phase = place.startswith(_PHASE)
         if recipe.regime.steps and not hasattr(attack, "steps") and not of_phase:
             allowed = f"null: attack {attack.kind} has one step"
@@ -70,7 +103,7 @@ def _refuse_attacks(recipe: "Recipe") -> None:
             _refuse_start(place, attack, method.kind)
 
 
-def _attacks(recipe: "Recipe") -> dict[str, Any]:
+def attacks_of(recipe: "Recipe") -> dict[str, Any]:
     """All attacks of a recipe by their place: the method's, those of other adversaries, those of phases."""
     others = {f"method.adversaries.{name}": a for name, a in getattr(recipe.method, "adversaries", {}).items()}
     phases = {f"{_PHASE}{number}].attack": phase.attack for number, phase in enumerate(recipe.regime.phases)}
@@ -81,6 +114,11 @@ def _attacks(recipe: "Recipe") -> dict[str, Any]:
 def _instead(place: str, name: str, value: str) -> str:
     """A remedy: the command line reaches into mappings, not into lists."""
     return f"{name}: {value} in that phase" if place.startswith(_PHASE) else f"{place}.{name}={value}"
+
+
+def _item(name: str, item: Any, key: str, value: str) -> str:
+    """A remedy for an item of a list, as it can be written."""
+    return f"{name}=[{{kind: {item.kind}, {key}: {value}}}]"
 
 
 def _refuse_threat(name: str, attack: Any, threat: Any) -> None:
@@ -95,7 +133,8 @@ def _refuse_threat(name: str, attack: Any, threat: Any) -> None:
         type(attack).model_validate(tree)
     except ValidationError as error:
         mistake = config.first_mistake(type(attack), tree, error)
-        raise mistake.at(f"{name}.{mistake.setting}") from None
+        remedy = _instead(name, "kind", "pgd or fgsm") if mistake.setting == "threat.kind" else mistake.remedy
+        raise UserError(f"{name}.{mistake.setting}", mistake.given, mistake.allowed, remedy) from None
 
 
 def _refuse_start(place: str, attack: Any, method: str) -> None:
@@ -116,13 +155,18 @@ def _refuse_recovery(recipe: "Recipe") -> None:
     """Guards against the collapse of an attack where there is none, or none that could be exchanged."""
     guards, method = recipe.guards, recipe.method
     if guards.catastrophic != "warn" and not hasattr(method, "attack"):
-        raise UserError("guards.catastrophic", guards.catastrophic, f"warn: method {method.kind} does not attack")
+        allowed, remedy = (
+            f"warn: method {method.kind} does not attack",
+            "guards.catastrophic=warn or method.kind=pgd_at",
+        )
+        raise UserError("guards.catastrophic", guards.catastrophic, allowed, remedy)
     if guards.catastrophic == "switch" and not guards.recovery_epochs:
-        raise UserError("guards.recovery_epochs", 0, "at least 1 with guards.catastrophic=switch")
+        allowed = "at least 1 with guards.catastrophic=switch"
+        raise UserError("guards.recovery_epochs", 0, allowed, "guards.recovery_epochs=2")
     recovers = guards.catastrophic in ("rollback", "switch") and guards.recovery_epochs
     if recovers and hasattr(method, "step") and not hasattr(method, "with_attack"):
         allowed = f"warn | stop: the step of method {method.kind} is its own attack"
-        raise UserError("guards.catastrophic", guards.catastrophic, allowed)
+        raise UserError("guards.catastrophic", guards.catastrophic, allowed, "guards.catastrophic=stop")
 
 
 def _refuse_penalties(recipe: "Recipe") -> None:
@@ -131,14 +175,14 @@ def _refuse_penalties(recipe: "Recipe") -> None:
     for number, penalty in enumerate(recipe.penalties):
         name = f"penalties[{number}]"
         if penalty.kind in kinds[:number]:
-            raise UserError(name, penalty.kind, "penalties that differ")
+            raise UserError(name, penalty.kind, "penalties that differ", "leaving one out")
         if getattr(penalty, "eager", False) and recipe.engine.compile:
             allowed = "false: compiled nets cannot be differentiated twice"
             raise UserError("engine.compile", f"true with penalty {penalty.kind}", allowed, "engine.compile=false")
         on, known = getattr(penalty, "on", "auto"), predicts(recipe.method)
         if on not in ("auto", *known):
             allowed = f"auto | {' | '.join(known)}: method {recipe.method.kind} predicts no others"
-            raise UserError(f"{name}.on", on, allowed)
+            raise UserError(f"{name}.on", on, allowed, _item("penalties", penalty, "on", "auto"))
         if getattr(penalty, "needs_attack", False) and not hasattr(recipe.method, "attack"):
             allowed = f"others: method {recipe.method.kind} does not attack"
             raise UserError(name, penalty.kind, allowed, "method.kind=pgd_at")
@@ -162,16 +206,25 @@ def _refuse_unmeasured(recipe: "Recipe") -> None:
     batchnorm = recipe.model.batchnorm
     for number, measure in enumerate(recipe.measures):
         if measure.kind in kinds[:number]:
-            raise UserError(f"measures[{number}]", measure.kind, "measures that differ")
+            raise UserError(f"measures[{number}]", measure.kind, "measures that differ", "leaving one out")
         if getattr(measure, "bn_mode", "batch") == "running" and batchnorm is not None and not batchnorm.running:
             allowed = "batch with model.batchnorm.running=false: there are no running statistics"
-            raise UserError(f"measures[{number}].bn_mode", "running", allowed, "bn_mode=batch")
+            raise UserError(
+                f"measures[{number}].bn_mode", "running", allowed, _item("measures", measure, "bn_mode", "batch")
+            )
         others = [threat for threat in _threats(recipe) if not isinstance(threat, Linf)]
         if others and getattr(measure, "epsilon", 0) is None:
             allowed = f"a number in pixel units, half the side of a box: a radius under {others[0].kind} is none"
-            raise UserError(f"measures[{number}].epsilon", None, allowed, "epsilon=8/255")
+            remedy = _item("measures", measure, "epsilon", "8/255")
+            raise UserError(f"measures[{number}].epsilon", None, allowed, remedy)
     known = [name for measure in recipe.measures for name in measure.names]
-    for number, phase in enumerate(recipe.regime.phases):
+    phases = recipe.regime.phases
+    for number, phase in enumerate(phases):
+        before = phases[number - 1] if number else None
+        if before is not None and before.until == phase.until and before.below is None:
+            given = f"{phase.until:g}, where regime.phases[{number - 1}] ends too"
+            allowed = "a later share of training: nothing is left of this phase (unless the one before has `below`)"
+            raise UserError(f"regime.phases[{number}].until", given, allowed, "leaving one out")
         if phase.below is not None and phase.below.measure not in known:
             allowed = "what the recipe's measures record: " + (" | ".join(known) or "there are none")
             setting = f"regime.phases[{number}].below.measure"

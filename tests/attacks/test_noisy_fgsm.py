@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from inure import load_recipe, train
 from inure.attacks import FGSM, NoisyFGSM, input_gradient
 from inure.errors import UserError
 from inure.losses import cross_entropy
+from inure.passes import passes
 from inure.threat import Linf
+from runs import TINY_ATTACK
 from tiny import noise_of
 
 LINF = Linf(epsilon=0.05)
@@ -73,6 +76,27 @@ def test_a_file_is_read_once_and_again_when_it_has_changed(net, batch, tmp_path,
     changed = attack(net, batch.x, batch.y, noise=noise_of(batch))
     assert torch.equal(changed[:, :2], batch.x[:, :2])
     assert not torch.equal(even[0][:, :2], batch.x[:, :2])
+
+
+@pytest.mark.parametrize("place", ["method.attack", "regime.phases[0].attack"])
+def test_a_missing_file_is_told_by_its_key_before_a_run_begins_and_costs_no_name(tmp_path, monkeypatch, place):
+    monkeypatch.chdir(tmp_path)
+
+    def recipe(file):
+        attack = f"{{kind: noisy_fgsm, scale: file, file: {file}}}"
+        phases = f"regime.phases=[{{until: 1, attack: {attack}}}]"
+        where = f"method.attack={attack}" if place == "method.attack" else phases
+        return load_recipe("digits/pgd_at", [*TINY_ATTACK, "regime.epsilon=null", where])
+
+    with pytest.raises(UserError, match="allowed a .npy file of numbers") as caught:
+        train(recipe("none.npy"), "run", quiet=True)
+    assert caught.value.setting == f"{place}.file"
+    np.save("there.npy", np.ones((8, 8)))
+    np.save("small.npy", np.ones((3, 4, 4)))
+    with pytest.raises(UserError, match="allowed what broadcasts to"):
+        train(recipe("small.npy"), "run", quiet=True)
+    train(recipe("there.npy"), "run", quiet=True)
+    assert passes(recipe("small.npy"))["forwards"] > 0, "counted on images of another shape"
 
 
 def test_a_file_that_does_not_fit_is_refused_in_one_line(net, batch, tmp_path):

@@ -104,6 +104,17 @@ def test_a_recipe_with_inert_weights_is_told_so():
     assert said("balance.attack.kind=rebalanced", "method.attack_mode=train", net=plain) == ["inert_balance"]
 
 
+@pytest.mark.parametrize("norm", [True, False])
+def test_batch_statistics_are_offered_to_nets_that_can_have_them(norm):
+    recipe = load_recipe("digits/pgd_at", ["balance.attack.kind=rebalanced"])
+    net = tiny_net() if norm else torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    ((_, detail),) = notices(recipe, net)
+    assert ("method.attack_mode=train_frozen_stats" in detail) == norm
+    assert "method.attack_mode=train " not in detail
+    for remedy in detail.partition("; try ")[2].split(" or "):
+        load_recipe("digits/pgd_at", [remedy])
+
+
 @pytest.mark.parametrize(
     "overrides",
     [

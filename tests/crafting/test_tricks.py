@@ -145,9 +145,9 @@ def test_how_tricks_are_written(text, expected):
     [
         (
             ["method.kind=standard", "regime.epsilon=null"],
-            "crafting: got tricks; allowed null: method standard does not",
+            "crafting: got attention_dropping; allowed null: method standard does not",
         ),
-        (["method.kind=fast_adv_prop"], "crafting: got tricks; allowed null: the step of method fast_adv_prop"),
+        (["method.kind=fast_adv_prop"], "crafting: got attention_dropping; allowed null: the step of method"),
         (["crafting.attention_dropping.warmup=2"], "crafting.attention_dropping.warmup: got 2; allowed a number <= 1"),
         (
             ["crafting=perturbation_masking", "method.attack.kind=pyramid"],

@@ -10,6 +10,7 @@ from inure.config import build, dump
 from inure.data import Data, ImageSet, stratified_split
 from inure.data.chosen_rows import FILE, read_rows, write_rows
 from inure.data.long_tailed import Counts, Exponential, Pareto, Rows, Step, choose, keep, tail_counts
+from inure.data.record import remarks
 from inure.errors import UserError
 
 CIFAR10 = {
@@ -172,6 +173,20 @@ def test_training_is_long_tailed_and_the_test_split_is_not():
     # Rows of the source hold the pixels that its rows hold.
     whole = torch.cat([part.index for part in plain.load_training(None)])
     assert set(training.index.tolist()) < set(whole.tolist())
+
+
+@pytest.mark.parametrize(
+    ("classes", "line"),
+    [
+        (None, "long tail: 9 images of class 1 to 2 of class 0, 11 to train on"),
+        (["cat", "tabby dog"], "long tail: 9 images of tabby dog to 2 of cat, 11 to train on"),
+    ],
+)
+def test_the_ends_of_a_tail_are_told_by_name_or_as_classes(classes, line):
+    training, validation = images_of([2, 9], classes), images_of([3, 0], classes or ["0", "1"])
+    said = remarks(Data(long_tail={"kind": "counts", "counts": [2, 9]}), training, validation)
+    absent = "tabby dog" if classes else "class 1"
+    assert said == [line, f"warning: no image to validate on in 1 of 2 classes ({absent})"]
 
 
 @given(st.lists(st.integers(1, 12), min_size=2, max_size=8), st.data())

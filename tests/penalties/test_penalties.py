@@ -146,7 +146,7 @@ def test_a_penalty_sees_the_ball_of_the_moment_with_the_radius_of_each_image(fab
 def test_the_same_penalty_twice_and_one_that_a_step_has_no_place_for_are_refused():
     with pytest.raises(ValueError, match=r"penalties\[1\]: got tail; allowed penalties that differ"):
         Recipe(method=PGDAT(), penalties=[TAIL(), TAIL(weight=2)])
-    with pytest.raises(ValueError, match="penalties: got terms; allowed"):
+    with pytest.raises(ValueError, match="penalties: got tail; allowed"):
         Recipe(method=FastAdvProp(), penalties=[TAIL()])
 
 

@@ -229,7 +229,7 @@ def test_what_cannot_work_is_refused():
     method = FastAdvProp()
     with pytest.raises(UserError, match=r"perturbation: got awp; allowed null: the step of method fast_adv_prop"):
         Recipe(method=method, perturbation=AWP())
-    with pytest.raises(UserError, match=r"balance.attack: got a criterion"):
+    with pytest.raises(UserError, match=r"balance.attack: got "):
         Recipe(method=method, balance=Balance(attack=CrossEntropy(label_smoothing=0.1)))
     with pytest.raises(UserError, match="robust: got clean; allowed another domain"):
         FastAdvProp(robust="clean")

@@ -1,5 +1,6 @@
 """FGSM from anisotropic noise: our instantiation of an idea of Li et al. (2023, arXiv:2312.02236)."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -56,6 +57,19 @@ class NoisyFGSM(Settings):
             raise UserError("file", self.file, "a .npy file with scale=file, else nothing")
         return self
 
+    def of_any_shape(self) -> "NoisyFGSM":
+        """The same passes without a file, which is of one shape."""
+        return self.model_copy(update={"scale": "data", "file": None}) if self.scale == "file" else self
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Before anything is trained: is there such a file, and does it fit images of ``shape``, (C, H, W)?
+
+        Raises:
+            UserError: If not.
+        """
+        if self.file is not None:
+            self._from_file(shape, torch.device("cpu"), torch.float32)
+
     def __call__(
         self,
         model: nn.Module,
@@ -79,19 +93,21 @@ class NoisyFGSM(Settings):
     def _scale(self, model: nn.Module, x: Images, y: Labels, loss: Criterion) -> Tensor:
         """(C, H, W), or what broadcasts to it; ones where all are equal to zero."""
         if self.file is not None:
-            s = _read(self.file, _stamp(self.file), x.device, x.dtype)
-            try:
-                s = s.expand(x.shape[1:])
-            except RuntimeError:
-                raise UserError(
-                    "file", f"{self.file} of shape {(*s.shape,)}", f"what broadcasts to {(*x.shape[1:],)}"
-                ) from None
+            s = self._from_file(x.shape[1:], x.device, x.dtype)
         elif self.scale == "data":
             s = x.std(0, correction=0)
         else:
             s = input_gradient(model, x, y, loss)[0].abs().mean(0)
         size = s.square().mean().sqrt()
         return torch.where(size > 0, s / torch.where(size > 0, size, 1), 1)
+
+    def _from_file(self, shape: Sequence[int], device: torch.device, dtype: torch.dtype) -> Tensor:
+        assert self.file is not None
+        s = _read(self.file, _stamp(self.file), device, dtype)
+        try:
+            return s.expand(*shape)
+        except RuntimeError:
+            raise UserError("file", f"{self.file} of shape {(*s.shape,)}", f"what broadcasts to {(*shape,)}") from None
 
 
 def _stamp(file: str) -> tuple[int, int] | None:

@@ -9,20 +9,27 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 def notices(recipe: Any, net: nn.Module) -> Iterator[tuple[str, str]]:
     """(kind, detail) of the warnings: weights that an attack does not see, criteria that want cosines."""
-    balance = recipe.balance
+    balance, method = recipe.balance, recipe.method
     if inert(recipe, net):
         yield (
             "inert_balance",
             f"balance.attack.kind={balance.attack.kind} multiplies each image's gradient by a positive number, which "
             "the attack does not see: it takes signs or normalised gradients, and no image depends on the others; the "
-            "images are those of cross-entropy; try balance.attack.kind=balanced_softmax, balance.epsilon or "
-            "method.attack_mode=train (with BatchNorm)",
+            f"images are those of cross-entropy; try {' or '.join(_remedies(method, net))}",
         )
     for name in ("attack", "train"):
         criterion = getattr(balance, name)
         if getattr(criterion, "needs_cosine", False) and recipe.model.head.kind != "cosine":
             detail = f"balance.{name}.kind={criterion.kind} is made for cosines; try model.head.kind=cosine"
             yield "needs_cosine", detail
+
+
+def _remedies(method: Any, net: nn.Module) -> Iterator[str]:
+    """What makes classes count in the attack; through batch statistics only where there are any, and a choice."""
+    yield "balance.attack.kind=balanced_softmax"
+    yield "balance.epsilon.share=0.3"
+    if hasattr(method, "attack_mode") and any(isinstance(module, _BatchNorm) for module in net.modules()):
+        yield "method.attack_mode=train_frozen_stats"
 
 
 def inert(recipe: Any, net: nn.Module) -> bool:

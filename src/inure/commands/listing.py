@@ -24,9 +24,11 @@ def list_items(
     """List what exists: one line each on stdout, name, tab, text."""
     if what not in _LISTS:
         raise UserError("WHAT", what, " | ".join(_LISTS), unknown_name("WHAT", what, _LISTS).remedy)
-    for name, text in _LISTS[what]():
-        if name.startswith(beginning):
-            print(f"{name}\t{text}")
+    shown = [(name, text) for name, text in _LISTS[what]() if name.startswith(beginning)]
+    for name, text in shown:
+        print(f"{name}\t{text}")
+    if what == "recipes" and not beginning:
+        print(f"{len(shown)} recipes; fewer by their beginning: inure list recipes digits", file=sys.stderr)
 
 
 def _models() -> Iterable[tuple[str, str]]:

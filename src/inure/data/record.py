@@ -39,19 +39,22 @@ def remarks(data: Data, training: ImageSet, validation: ImageSet) -> list[str]:
     if data.long_tail is not None:
         counts = _counts(training.labels if training.true_labels is None else training.true_labels, training)
         most, least = max(counts), min(counts)
-        lines.append(
-            f"long tail: {most:,} images of {names[counts.index(most)]} to {least:,} of {names[counts.index(least)]}, "
-            f"{len(training):,} to train on"
-        )
+        first, last = (_class(names[counts.index(count)]) for count in (most, least))
+        lines.append(f"long tail: {most:,} images of {first} to {least:,} of {last}, {len(training):,} to train on")
     if data.label_noise is not None:
         assert training.true_labels is not None
         share = float((training.labels != training.true_labels).double().mean())
         lines.append(f"label noise: {share:.1%} of the training labels are wrong; validation and test labels are not")
     absent = [name for name, count in zip(names, class_counts(validation), strict=True) if count == 0]
     if data.long_tail is not None and absent:
-        shown = ", ".join(absent[:3]) + (", ..." if len(absent) > 3 else "")
+        shown = ", ".join(map(_class, absent[:3])) + (", ..." if len(absent) > 3 else "")
         lines.append(f"warning: no image to validate on in {len(absent)} of {len(names)} classes ({shown})")
     return lines
+
+
+def _class(name: str) -> str:
+    """A class in a sentence: ``class 9`` where it has no name but its number."""
+    return f"class {name}" if name.isdecimal() else name
 
 
 def class_counts(images: ImageSet) -> list[int]:

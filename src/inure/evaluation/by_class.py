@@ -38,7 +38,9 @@ class ShareGroups(Settings):
     @model_validator(mode="after")
     def _fit(self) -> "ShareGroups":
         if self.head + self.tail > 1 + 1e-9:
-            raise UserError("tail", self.tail, "at most 1 - head", "head=0.2 tail=0.8")
+            raise UserError(
+                "tail", self.tail, "at most 1 - head", "evaluation.groups.head=0.2 evaluation.groups.tail=0.8"
+            )
         return self
 
     def split(self, counts: Sequence[int]) -> dict[str, list[int]]:
@@ -61,7 +63,9 @@ class CountGroups(Settings):
     @model_validator(mode="after")
     def _fit(self) -> "CountGroups":
         if self.tail > self.head + 1:
-            raise UserError("tail", self.tail, f"at most {self.head + 1}, so that no class is in both", "tail=20")
+            raise UserError(
+                "tail", self.tail, f"at most {self.head + 1}, so that no class is in both", "evaluation.groups.tail=20"
+            )
         return self
 
     def split(self, counts: Sequence[int]) -> dict[str, list[int]]:
