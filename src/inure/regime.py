@@ -55,7 +55,7 @@ class Regime(Settings):
     def _ordered(self) -> "Regime":
         ends = [phase.until for phase in self.phases]
         if ends != sorted(ends):
-            raise UserError("phases", f"ends {ends}", "shares of training in rising order")
+            raise UserError("phases", f"ends {ends}", "shares of training in rising order", f"ends {sorted(ends)}")
         return self
 
     def phase(self, progress: float, least: int = 0) -> int:
