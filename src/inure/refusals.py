@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from . import config
 from .balance import Balance
 from .errors import UserError
+from .mistakes import first_mistake
 from .penalties import predicts
 from .threat import Geometry, Linf, describe_threat
 
@@ -132,7 +132,7 @@ def _refuse_threat(name: str, attack: Any, threat: Any) -> None:
     try:
         type(attack).model_validate(tree)
     except ValidationError as error:
-        mistake = config.first_mistake(type(attack), tree, error)
+        mistake = first_mistake(type(attack), tree, error)
         remedy = _instead(name, "kind", "pgd or fgsm") if mistake.setting == "threat.kind" else mistake.remedy
         raise UserError(f"{name}.{mistake.setting}", mistake.given, mistake.allowed, remedy) from None
 

@@ -3,12 +3,15 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .figures import CLEAN, EXTRA, ROBUST, draw_svg
+from .figures import CLEAN, EXTRA, ROBUST, draw_svg, shorten
 from .run_files import dig, number, records, whole
 
 if TYPE_CHECKING:
     from markupsafe import Markup
     from matplotlib.axes import Axes
+
+_NAMED = 20
+"""Classes at most that are named in the figure; of more the rank is shown."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +84,16 @@ def _figure(each: list[dict[str, Any]], groups: list[dict[str, Any]], anchor: st
             axes.plot([place + aside for place in places], values, mark, color=colour, markersize=size, linestyle="")
         for edge in edges:
             axes.axvline(edge + 0.5, color=EXTRA, linestyle="--", linewidth=0.8)
-        axes.set(title="Accuracy by class, most training images first", xlabel="rank of the class", ylim=(-3, 103))
+        axes.set(title="Accuracy by class, most training images first", ylim=(-3, 103))
         axes.set_xlim(0.5, len(order) + 0.5)
         axes.yaxis.set_major_formatter("{x:.0f} %")
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
+        if len(order) > _NAMED:
+            axes.set_xlabel("rank of the class")
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
+        else:
+            names = [shorten(str(record.get("name")), 12) for record in order]
+            axes.set_xticks(places, names, rotation=0 if max(map(len, names)) < 4 else 45)
+            axes.set_xlabel("class")
 
     described = f"Clean and robust accuracy of {len(order)} classes, the most frequent in training first"
     return draw_svg(draw, f"{anchor}tail", described, size=(6.4, 2.9))
