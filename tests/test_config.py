@@ -236,3 +236,8 @@ def test_a_recipe_survives_yaml_exactly(method, tree):
     text = config.to_yaml(config.dump(built))
     assert config.build(Recipe, yaml.safe_load(text)) == built
     assert config.to_yaml(config.dump(config.build(Recipe, yaml.safe_load(text)))) == text
+
+
+@pytest.mark.parametrize("text", ["two\x85lines", "a\u2028b", "\u2029", "Größe \u2192 ε", "a\nb", "\t"])
+def test_text_of_any_kind_survives_yaml(text):
+    assert yaml.safe_load(config.to_yaml({"about": text})) == {"about": text}

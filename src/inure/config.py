@@ -17,6 +17,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from .errors import UserError
 from .mistakes import first_mistake
 
+_BREAKS = "\x85\u2028\u2029"
+"""Line breaks of YAML that PyYAML would write as they are and read as blanks."""
 _FRACTION = re.compile(r"\s*([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*/\s*([0-9.]+)\s*")
 
 
@@ -89,7 +91,9 @@ def dump(settings: Settings) -> dict[str, Any]:
 
 def to_yaml(tree: Mapping[str, Any]) -> str:
     """YAML text in the order of the fields."""
-    return yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True)
+    readable = yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True)
+    escape = any(mark in readable for mark in _BREAKS)
+    return yaml.safe_dump(dict(tree), sort_keys=False) if escape else readable
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
