@@ -3,6 +3,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INURE := $(BIN)/inure
 DEMO := runs/demo
+# Tests at once; a test of several processes brings its own
+WORKERS ?= 2
 
 .PHONY: help install demo test lint test-slow test-gpu clean
 
@@ -30,7 +32,7 @@ demo: install  ## one net for clean and attacked digits, the dial between them, 
 	@$(INURE) report $(DEMO)/soup $(DEMO)/standard --out $(DEMO)/report.html
 
 test: install lint  ## lint, types and tests: what CI runs
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 lint: install  ## ruff and pyright
 	$(BIN)/ruff check .
