@@ -4,7 +4,6 @@ import importlib
 import json
 import os
 import select
-import shlex
 import subprocess
 import sys
 from functools import partial
