@@ -81,7 +81,7 @@ def test_a_regime_with_factor_1_changes_no_bit():
     ("make", "mistake"),
     [
         (lambda: Piecewise(milestones=[0.7, 0.5]), "milestones: got [0.7, 0.5]; allowed fractions of training in"),
-        (lambda: Piecewise(milestones=[100]), "milestones.0: got 100; allowed a number <= 1"),
+        (lambda: Piecewise(milestones=[100]), "milestones[0]: got 100; allowed a number <= 1"),
         (lambda: Ramp(begin=0.8), "until: got 0.5; allowed a fraction of training >= begin (0.8)"),
         (lambda: OneCycle(peak=1), "peak: got 1; allowed a number < 1"),
         (lambda: Cosine(warmup=2), "warmup: got 2; allowed a number <= 1"),

@@ -73,7 +73,7 @@ def test_what_does_not_fit_is_refused_in_one_line(settings, message):
         ({"img_size": 0}, "img_size: got 0; allowed a number >= 1"),
         ({"patch_size": 2.5}, "patch_size: got 2.5; allowed a whole number"),
         ({"drop_path": 1}, "drop_path: got 1; allowed a number < 1"),
-        ({"std": [0]}, "std.0: got 0; allowed a number > 0"),
+        ({"std": [0]}, r"std\[0\]: got 0; allowed a number > 0"),
         ({"norm": "instance"}, "norm: got instance; allowed"),
         ({"adapters": {"kind": "cls_token"}}, "adapters.kind: got an unknown field; allowed kinds"),
         ({"adapters": "token"}, "adapters.*: got token"),
