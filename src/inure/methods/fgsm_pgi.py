@@ -81,7 +81,10 @@ class FGSMPGI(Settings):
         return PGDAT(attack=attack, attack_mode=self.attack_mode)
 
     def remember(self, facts: Facts) -> Memory:
-        """Prior and momentum of every image, when they began, and the starts of the batch in progress."""
+        """Prior and momentum of every image, when they began, and the starts of the batch in progress.
+
+        The starts alone differ between processes: each reads its own, in the step that wrote them.
+        """
         device, kind = facts.device, _TYPES[self.storage]
         finer = torch.float16 if kind == torch.int8 else kind
         rows = {_PRIOR: new_rows(facts.examples, *facts.shape, device=device, dtype=kind)}
