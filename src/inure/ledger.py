@@ -33,7 +33,7 @@ class Ledger:
         self.history = [r for r in files.read_lines(run.metrics) if r["event"] == "epoch"]
         self._sums: dict[str, Tensor] = {}
         self._counts = dict.fromkeys(_COUNTS, 0.0)
-        self._begin, self._end = time.monotonic(), (0, 0)
+        self._begin = time.monotonic()
 
     def tally(self, logged: dict[str, Tensor], images: int) -> None:
         """Add one step's numbers; no host synchronisation."""
@@ -62,12 +62,12 @@ class Ledger:
         self._counts = {name: sums.get(name, 0.0) for name in _COUNTS}
         self._sums = {n: torch.tensor(v, device=device) for n, v in sums.items() if n not in _COUNTS}
         self.history = [r for r in self.history if r["step"] <= step and r["epoch"] <= epoch]
-        self._begin, self._end = time.monotonic(), (step, epoch)
+        self._begin = time.monotonic()
 
-    def forget(self) -> None:
-        """Drop from the file too what came after the moment that ``restore`` went back to."""
+    def forget_after(self, step: int, epoch: int) -> None:
+        """Drop from the file too what came after that moment."""
         if self._writes:
-            self.run.forget_after(*self._end)
+            self.run.forget_after(step, epoch)
 
     def close_epoch(
         self,

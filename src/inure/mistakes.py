@@ -44,14 +44,14 @@ def first_mistake(cls: type[BaseModel], tree: Mapping[str, Any], error: Validati
 
 def _remedy(where: str, given: Any, allowed: str, here: list[ErrorDetails], kinds: list[str]) -> str | None:
     """What to write instead, where that can be told from the place and from what was given."""
-    types = {d["type"] for d in here}
-    if kinds and ("list_type" in types or where.endswith("]")):
+    complaints = {d["type"] for d in here}
+    if kinds and ("list_type" in complaints or where.endswith("]")):
         name = given.get("kind") if isinstance(given, Mapping) else given
         near = unknown_name(where, str(name), kinds).remedy
         return f"{where.partition('[')[0]}=[{{kind: {near.split(' or ')[0] if near else kinds[0]}}}]"
     if allowed == _MAPPING and isinstance(given, str):
         return f"{where}.kind={given}"
-    if "literal_error" not in types or not isinstance(given, str):
+    if "literal_error" not in complaints or not isinstance(given, str):
         return None
     near = unknown_name(where, given, allowed.split(" | ")).remedy
     return f"did you mean {near}?" if near else None

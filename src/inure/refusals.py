@@ -155,10 +155,8 @@ def _refuse_recovery(recipe: "Recipe") -> None:
     """Guards against the collapse of an attack where there is none, or none that could be exchanged."""
     guards, method = recipe.guards, recipe.method
     if guards.catastrophic != "warn" and not hasattr(method, "attack"):
-        allowed, remedy = (
-            f"warn: method {method.kind} does not attack",
-            "guards.catastrophic=warn or method.kind=pgd_at",
-        )
+        allowed = f"warn: method {method.kind} does not attack"
+        remedy = "guards.catastrophic=warn or method.kind=pgd_at"
         raise UserError("guards.catastrophic", guards.catastrophic, allowed, remedy)
     if guards.catastrophic == "switch" and not guards.recovery_epochs:
         allowed = "at least 1 with guards.catastrophic=switch"
@@ -218,13 +216,7 @@ def _refuse_unmeasured(recipe: "Recipe") -> None:
             remedy = _item("measures", measure, "epsilon", "8/255")
             raise UserError(f"measures[{number}].epsilon", None, allowed, remedy)
     known = [name for measure in recipe.measures for name in measure.names]
-    phases = recipe.regime.phases
-    for number, phase in enumerate(phases):
-        before = phases[number - 1] if number else None
-        if before is not None and before.until == phase.until and before.below is None:
-            given = f"{phase.until:g}, where regime.phases[{number - 1}] ends too"
-            allowed = "a later share of training: nothing is left of this phase (unless the one before has `below`)"
-            raise UserError(f"regime.phases[{number}].until", given, allowed, "leaving one out")
+    for number, phase in enumerate(recipe.regime.phases):
         if phase.below is not None and phase.below.measure not in known:
             allowed = "what the recipe's measures record: " + (" | ".join(known) or "there are none")
             setting = f"regime.phases[{number}].below.measure"

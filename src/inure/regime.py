@@ -56,6 +56,11 @@ class Regime(Settings):
         ends = [phase.until for phase in self.phases]
         if ends != sorted(ends):
             raise UserError("phases", f"ends {ends}", "shares of training in rising order", f"ends {sorted(ends)}")
+        for number, (before, phase) in enumerate(zip(self.phases, self.phases[1:], strict=False), start=1):
+            if before.until == phase.until and before.below is None:
+                given = f"{phase.until:g}, where regime.phases[{number - 1}] ends too"
+                allowed = "a later share of training: nothing is left of this phase (unless the one before has `below`)"
+                raise UserError(f"phases[{number}].until", given, allowed, "leaving one out")
         return self
 
     def phase(self, progress: float, least: int = 0) -> int:

@@ -91,8 +91,7 @@ class Session:
 
     def begin_phase(self) -> None:
         """Say what trains from the next step on."""
-        state, phases = self.progress, len(self.recipe.regime.phases) + 1
-        method = self.recipe.regime.method(self.recipe.method, state.phase)
+        state, phases, method = self.progress, len(self.recipe.regime.phases) + 1, self.current_method
         attack = getattr(method, "attack", None)
         trains = method.kind if attack is None else f"{method.kind} with {attack.kind}"
         self.ledger.begin_phase(state.epoch, state.step + 1, state.phase, phases, trains)
@@ -189,7 +188,7 @@ class Session:
             phase_steps=before.phase_steps, recovery_steps=before.recovery_steps, seconds=before.seconds + spent,
         )  # fmt: skip
         self.save(sound=sound)
-        self.ledger.forget()
+        self.ledger.forget_after(self.progress.step, self.progress.epoch)
         return True
 
     @property
@@ -206,7 +205,7 @@ class Session:
         """Continue from the newest checkpoint, if there is one."""
         if self._put_back() and self.fabric.is_global_zero:
             self._write_progress()  # a kill may have come between the checkpoint and run.json
-        self.ledger.forget()
+        self.ledger.forget_after(self.progress.step, self.progress.epoch)
 
     def _put_back(self, *, sound: bool = False) -> bool:
         """Be where the newest (``sound``) checkpoint is, or where nothing was done yet; whether there is one."""

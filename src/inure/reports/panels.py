@@ -41,24 +41,18 @@ class Panel:
         return f"{self.title}: {', '.join(named)}" if len(named) > 1 else self.title
 
 
+def _accuracies(dotted: str, dashed: str, full: str) -> tuple[Line, ...]:
+    """Three accuracies of the validation, in percent, by what records call them."""
+    strokes = ((dotted, ":", EXTRA), (dashed, "--", CLEAN), (full, "-", ROBUST))
+    return tuple(Line(f"validation.{name}_accuracy", dashes, colour, 100) for name, dashes, colour in strokes)
+
+
 PANELS = (
     Panel("Training loss", (Line("train.loss"),), may_be_log=True),
-    Panel(
-        "Accuracy on the validation split",
-        (
-            Line("validation.fgsm_accuracy", ":", EXTRA, 100),
-            Line("validation.clean_accuracy", "--", CLEAN, 100),
-            Line("validation.robust_accuracy", "-", ROBUST, 100),
-        ),
-        unit=" %",
-    ),
+    Panel("Accuracy on the validation split", _accuracies("fgsm", "clean", "robust"), unit=" %"),
     Panel(
         "Balanced validation accuracy; worst class dotted",
-        (
-            Line("validation.worst_class_robust_accuracy", ":", EXTRA, 100),
-            Line("validation.balanced_clean_accuracy", "--", CLEAN, 100),
-            Line("validation.balanced_robust_accuracy", "-", ROBUST, 100),
-        ),
+        _accuracies("worst_class_robust", "balanced_clean", "balanced_robust"),
         unit=" %",
         long_tail=True,
     ),
