@@ -24,15 +24,15 @@ from inure.data import load as load_images
 from inure.evaluation import SUITES, evaluate
 from inure.evaluation.examples import Examples
 from inure.evaluation.sweep import sweep
-from inure.load import load
 from inure.losses import cross_entropy
 from inure.methods import CoTraining
 from inure.models import Model, build
 from inure.models.adapt import adapt, in_domain
 from inure.models.modes import attack_mode, frozen
-from inure.regime import Regime
+from inure.recipe.regime import Regime
+from inure.runs.load import load
 from inure.threat import Linf
-from inure.train import train_step
+from inure.training.train import train_step
 from inure.types import Batch
 
 NET = Model(name="deit_tiny_patch16_224", img_size=32, patch_size=4)

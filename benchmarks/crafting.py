@@ -24,9 +24,9 @@ from inure.losses import kl
 from inure.methods import PGDAT, TRADES
 from inure.models import Model, build
 from inure.models.modes import attack_mode, frozen
-from inure.regime import Regime
+from inure.recipe.regime import Regime
 from inure.threat import Linf
-from inure.train import train_step
+from inure.training.train import train_step
 from inure.types import Batch
 
 STEPS, LINF = 10, Linf(epsilon=8 / 255)

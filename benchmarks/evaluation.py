@@ -24,7 +24,7 @@ from torch import nn
 
 from inure.data import load as load_images
 from inure.evaluation import SUITES, evaluate
-from inure.load import load
+from inure.runs.load import load
 from inure.threat import Linf
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "evaluation"))
@@ -75,7 +75,7 @@ def counts_standard(run: str, examples: int) -> None:
 
 def source_of(run: str) -> str:
     """The data of a run's recipe."""
-    from inure.run import Run
+    from inure.runs.run import Run
 
     data = Run(Path(run)).recipe().data
     return data.test or data.source

@@ -26,12 +26,12 @@ from inure.losses import cross_entropy
 from inure.models import Model, build
 from inure.models.adapters import settle
 from inure.models.modes import attack_mode, frozen
-from inure.passes import passes
-from inure.recipe import Recipe
-from inure.regime import END
+from inure.recipe.recipe import Recipe
+from inure.recipe.regime import END
 from inure.study import load_study
 from inure.study.jobs import jobs_of
-from inure.train import step_of
+from inure.training.passes import passes
+from inure.training.train import step_of
 from inure.types import Batch
 
 NETS = {

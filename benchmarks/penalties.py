@@ -27,9 +27,9 @@ from inure.methods import PGDAT
 from inure.models import Model, build
 from inure.models.modes import attack_mode, frozen
 from inure.penalties import TAIL, GradAlign, Outer, TemporalEnsembling
-from inure.regime import Regime
+from inure.recipe.regime import Regime
 from inure.threat import Linf
-from inure.train import train_step
+from inure.training.train import train_step
 from inure.types import Batch
 
 LINF = Linf(epsilon=8 / 255)

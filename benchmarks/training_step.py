@@ -22,9 +22,9 @@ from inure.losses import cross_entropy
 from inure.methods import PGDAT
 from inure.models import Model, build
 from inure.models.modes import attack_mode, frozen
-from inure.regime import Regime
+from inure.recipe.regime import Regime
 from inure.threat import Linf
-from inure.train import train_step
+from inure.training.train import train_step
 from inure.types import Batch
 
 STEPS = 10

@@ -19,7 +19,7 @@ from inure.balance import Balance
 from inure.data import load
 from inure.models import Model, build
 from inure.models.modes import attack_mode
-from inure.regime import Regime
+from inure.recipe.regime import Regime
 from inure.schedules import Ramp
 from inure.types import Batch, Criterion, Images, Losses, Search
 

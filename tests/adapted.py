@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from inure.checkpoints import write_weights
 from inure.models import Classifier, Model, build
 from inure.models.adapters.stacks import adapter_names
-from inure.recipe import Recipe
-from inure.run import Run
+from inure.recipe.recipe import Recipe
+from inure.runs.checkpoints import write_weights
+from inure.runs.run import Run
 
 
 def moved(net: Classifier, scale: float = 0.3) -> Classifier:

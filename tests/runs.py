@@ -169,7 +169,7 @@ def _work(work: Callable[[Any, int], object], rank: int, environment: dict[str, 
     os.environ.update(environment)
     import torch
 
-    from inure import engine
+    from inure.machine import engine
 
     torch.set_num_threads(1)
     torch.save(work(engine.start(engine.Engine(accelerator="cpu", devices=2)), rank), file)
@@ -225,8 +225,8 @@ def assert_same_run(run: Path, other: Path) -> None:
 
 def assert_resumes_exactly(recipe: Any, folder: Path) -> Path:
     """A run that stops after its first step and goes on ends as one that never stopped; returns that one."""
-    from inure.errors import Stop
-    from inure.train import train
+    from inure.settings.errors import Stop
+    from inure.training.train import train
 
     whole = train(recipe, folder / "whole", quiet=True)
     try:

@@ -6,12 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from inure.averaging.adaptation import (
-    choose_by_entropy,
-    choose_per_image,
-    enough_images,
-    learn_mix,
-)
+from inure.averaging.adaptation import choose_by_entropy, choose_per_image, enough_images, learn_mix
 from inure.losses import cross_entropy, entropy_of
 from inure.models import Classifier
 from inure.models.adapt import adapt

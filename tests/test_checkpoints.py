@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from inure import files
-from inure.checkpoints import Checkpoints, write_weights
-from inure.errors import UserError
+from inure.machine import files
+from inure.runs.checkpoints import Checkpoints, write_weights
+from inure.settings.errors import UserError
 
 
 def state(step: int, recipe: str = "ours") -> dict:

@@ -19,9 +19,9 @@ from inure import commands
 from inure.data import Data
 from inure.methods import METHODS
 from inure.models import Model, build
-from inure.passes import passes
-from inure.recipe import load_recipe
-from inure.train import train, train_step
+from inure.recipe.recipe import load_recipe
+from inure.training.passes import passes
+from inure.training.train import train, train_step
 from inure.types import Batch
 from runs import TINY, TINY_ATTACK, Command, weights, write_images
 from runs import inure as command

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from inure.commands import _run
-from inure.comparison import Comparison, compare_outcomes, mcnemar, paired
-from inure.errors import UserError
+from inure.settings.errors import UserError
+from inure.targets.comparison import Comparison, compare_outcomes, mcnemar, paired
 
 
 def write(path, verdicts, labels=None, attacks=("a",), start=0):

@@ -5,12 +5,12 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inure import config
 from inure.attacks import FGSM, PGD
-from inure.errors import UserError
 from inure.methods import MART, TRADES
-from inure.recipe import Recipe, load_recipe
+from inure.recipe.recipe import Recipe, load_recipe
 from inure.schedules import Ramp
+from inure.settings import config
+from inure.settings.errors import UserError
 from inure.threat import L2, Linf
 
 BASE = {

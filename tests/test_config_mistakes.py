@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field, model_validator
 
-from inure import config
 from inure.attacks import PGD
-from inure.config import Real, Settings, Whole
-from inure.errors import UserError
-from inure.recipe import Recipe
+from inure.recipe.recipe import Recipe
+from inure.settings import config
+from inure.settings.config import Real, Settings, Whole
+from inure.settings.errors import UserError
 
 BASE = {
     "epochs": 3,

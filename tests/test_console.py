@@ -1,6 +1,6 @@
 """Bars within bars."""
 
-from inure.console import Bars
+from inure.display.console import Bars
 
 
 def test_bars_within_bars_stand_below_them_and_go_when_they_are_done():

@@ -28,8 +28,8 @@ from contracts import (
     SCHEDULES,
     STEPS,
 )
-from inure import config
 from inure.losses import cross_entropy, margin
+from inure.settings import config
 from tiny import assert_same_state, counting, noise_of, soft, state_of, tiny_batch, tiny_net
 
 TOLERANCE = 1e-6

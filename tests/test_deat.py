@@ -11,9 +11,9 @@ from scipy.linalg import solve_discrete_lyapunov
 from torch import Tensor, nn
 
 from inure.averaging import EMA, SWA
-from inure.errors import UserError
 from inure.optimizers import DEAT
 from inure.perturbation import AWP
+from inure.settings.errors import UserError
 from tiny import tiny_batch, tiny_net
 
 ROOT5 = math.sqrt(5)

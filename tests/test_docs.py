@@ -17,10 +17,10 @@ import inure
 from inure.averaging import AVERAGINGS
 from inure.balance import CRITERIA
 from inure.commands import app
-from inure.config import Settings
 from inure.models.adapters import ADAPTERS
 from inure.penalties import PENALTIES
 from inure.perturbation import PERTURBATIONS
+from inure.settings.config import Settings
 from warm_commands import Shell, warm_shell
 
 ROOT = Path(__file__).parent.parent

@@ -13,22 +13,22 @@ from torch import nn
 import inure
 from adapted import moved, run_of
 from faults import signal_at_step
-from inure import statistics
 from inure.attacks import FGSM
 from inure.averaging import EMA, SWA
 from inure.commands import _run
 from inure.data import load as load_images
-from inure.errors import UserError
-from inure.load import in_mode, load, usual_mode
 from inure.methods import CoTraining
 from inure.models import Classifier, Model, build
 from inure.models.adapt import adapt, fold
 from inure.models.adapters.batchnorm import MixedBatchNorm
 from inure.models.adapters.stacks import PerDomain, adapter_names
-from inure.recipe import EvaluationSettings, Recipe, load_recipe
+from inure.recipe.recipe import EvaluationSettings, Recipe, load_recipe
+from inure.runs.load import in_mode, load, usual_mode
+from inure.settings.errors import UserError
 from inure.threat import Linf
-from inure.train import train
-from inure.validation import Validator, accuracies
+from inure.training import statistics
+from inure.training.train import train
+from inure.training.validation import Validator, accuracies
 from runs import TINY_ATTACK, assert_same_run, records
 from runs import inure as command
 

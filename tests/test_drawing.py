@@ -6,7 +6,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from inure.drawing import heat_map, png
+from inure.display.drawing import heat_map, png
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file
 
 from faults import keep_final_weights, signal_at_step
-from inure import engine
-from inure.engine import Engine
-from inure.errors import UserError
-from inure.recipe import load_recipe
-from inure.train import train
+from inure.machine import engine
+from inure.machine.engine import Engine
+from inure.recipe.recipe import load_recipe
+from inure.settings.errors import UserError
+from inure.training.train import train
 from runs import TINY_ATTACK, Command, Finished, environments, info, inure, records, saved_steps, weights
 
 # 1280 images make 10 whole batches of 128: nothing is wrapped around to be shared equally

@@ -9,13 +9,13 @@ from safetensors.torch import load_file
 
 from adapted import run_of
 from inure.commands import _run
-from inure.errors import UserError
-from inure.export import export
-from inure.load import load
+from inure.export.export import export
 from inure.models import Model, build
 from inure.models.adapt import fold
-from inure.recipe import load_recipe
-from inure.train import train
+from inure.recipe.recipe import load_recipe
+from inure.runs.load import load
+from inure.settings.errors import UserError
+from inure.training.train import train
 
 MIX = {"clean": 0.3, "robust": 0.7}
 TINY = ["epochs=1", "batch_size=400", "evaluation.validation_examples=16", "evaluation.validation_steps=1"]

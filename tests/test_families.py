@@ -6,10 +6,10 @@ import pytest
 import yaml
 
 from inure.crafting import AttentionDropping, PerturbationMasking
-from inure.errors import UserError
-from inure.families import members_of
-from inure.recipe import load_recipe
-from inure.shipped import recipe_tree, shipped_names
+from inure.recipe.recipe import load_recipe
+from inure.recipe.shipped import recipe_tree, shipped_names
+from inure.settings.errors import UserError
+from inure.settings.families import members_of
 
 NETS = (
     "vit_s",

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file
 
 from faults import diverge_at_step, infinite_weight
-from inure.catastrophic import Collapse
-from inure.errors import NonFinite
-from inure.guards import FiniteGuard, warnings_of
-from inure.recipe import load_recipe
-from inure.train import train
+from inure.recipe.catastrophic import Collapse
+from inure.recipe.recipe import load_recipe
+from inure.settings.errors import NonFinite
+from inure.training.guards import FiniteGuard, warnings_of
+from inure.training.train import train
 from runs import TINY, TINY_ATTACK, assert_same_run, info, inure, newest_checkpoint, records
 
 RECIPE = ("digits/trades", *TINY_ATTACK)

@@ -14,11 +14,11 @@ from PIL import Image
 from inure.attacks import APGD
 from inure.averaging import EMA
 from inure.balance import CrossEntropy
-from inure.config import dump
 from inure.data import Augment
-from inure.recipe import load_recipe
+from inure.recipe.recipe import load_recipe
+from inure.settings.config import dump
 from inure.threat import Linf
-from inure.train import train
+from inure.training.train import train
 from runs import records, weights
 
 RECIPES = [f"imagenet/{method}_vit_b16" for method in ("soup", "pgd_at", "standard")]

@@ -14,10 +14,10 @@ from inure.losses import cross_entropy
 from inure.methods import MART, PGDAT, TRADES, Standard
 from inure.optimizers import SGD
 from inure.perturbation import AWP
-from inure.regime import Regime
+from inure.recipe.regime import Regime
 from inure.schedules import Piecewise, Ramp
 from inure.threat import Linf
-from inure.train import step_of, train_step
+from inure.training.train import step_of, train_step
 from inure.types import Batch
 from tiny import assert_same_state, counting, memory_of, soft, state_of, tiny_batch, tiny_net
 

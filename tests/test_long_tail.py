@@ -6,12 +6,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from inure import load_recipe, train
+from inure import load_recipe
 from inure.data.chosen_rows import FILE
-from inure.errors import UserError
 from inure.reports import write_report
-from inure.run import Run
-from inure.target import evaluate_target, find_images
+from inure.runs.run import Run
+from inure.settings.errors import UserError
+from inure.targets.target import evaluate_target, find_images
+from inure.training import train
 from runs import TINY
 
 TAIL = ("data.long_tail.kind=exp", "data.long_tail.ratio=20", "data.label_noise.kind=symmetric", "data.contrast=0.5")

@@ -8,7 +8,6 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from inure.balance import CrossEntropy
-from inure.errors import UserError
 from inure.losses import (
     boosted_cross_entropy,
     cross_entropy,
@@ -20,6 +19,7 @@ from inure.losses import (
     targeted_dlr,
     targeted_margin,
 )
+from inure.settings.errors import UserError
 from tiny import soft
 
 LOGITS = 3 * torch.randn(16, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

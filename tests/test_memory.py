@@ -6,7 +6,7 @@ import torch
 from inure import memory
 from inure.methods import PGDAT
 from inure.penalties import TAIL, TemporalEnsembling
-from inure.recipe import Recipe
+from inure.recipe.recipe import Recipe
 
 
 def test_rows_are_replaced_and_of_a_repeated_row_the_first_values_are_kept():

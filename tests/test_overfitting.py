@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from inure.overfitting import overfitting, overfitting_text
+from inure.training.overfitting import overfitting, overfitting_text
 
 
 def records(*robust, every=1):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from inure.shipped import shipped_names
+from inure.recipe.shipped import shipped_names
 from runs import TINY
 
 ROOT = Path(__file__).parents[1]

@@ -9,13 +9,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from contracts import CRITERIA, METHODS, PENALTIES
-from inure import memory, precision
+from inure import memory
 from inure.balance import Balance, ClassEpsilon, Counter
+from inure.machine import precision
+from inure.machine.precision import finest
 from inure.measures.gradient_noise import noise_of
 from inure.methods import PGDAT
 from inure.penalties import TAIL
-from inure.precision import finest
-from inure.recipe import Recipe
+from inure.recipe.recipe import Recipe
 from inure.types import Batch
 
 

@@ -8,11 +8,11 @@ from torch import nn
 
 from inure.commands import _run
 from inure.data import load as load_images
-from inure.errors import UserError
-from inure.load import load
-from inure.prediction import predict_files, read_image
-from inure.recipe import load_recipe
-from inure.train import train
+from inure.recipe.recipe import load_recipe
+from inure.runs.load import load
+from inure.settings.errors import UserError
+from inure.targets.prediction import predict_files, read_image
+from inure.training.train import train
 
 NET_FILE = """
 import torch

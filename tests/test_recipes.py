@@ -8,15 +8,15 @@ import torch
 import yaml
 from torch import nn
 
-from inure import config
 from inure.attacks import PGD
 from inure.balance import BalancedSoftmax, Rebalanced
 from inure.data.long_tailed import Exponential
 from inure.models import Model, build
 from inure.models.heads import CosineHead
-from inure.recipe import Recipe, load_recipe
+from inure.recipe.recipe import Recipe, load_recipe
+from inure.recipe.shipped import recipe_tree, shipped_names
 from inure.schedules import Cosine, Ramp
-from inure.shipped import recipe_tree, shipped_names
+from inure.settings import config
 from inure.threat import Linf
 
 SHIPPED = [name for name, _ in shipped_names()]

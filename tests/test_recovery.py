@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file
 
 from inure.attacks import FGSM, PGD
-from inure.errors import UserError
 from inure.methods import PGDAT, TRADES, Free
-from inure.recipe import load_recipe
-from inure.recovery import in_recovery
+from inure.recipe.recipe import load_recipe
+from inure.settings.errors import UserError
 from inure.threat import Linf
-from inure.train import train
+from inure.training.recovery import in_recovery
+from inure.training.train import train
 from runs import TINY, assert_same_run, info, inure, records
 
 FGSM_RUN = ("digits/pgd_at", "method.attack.kind=fgsm", *TINY, "epochs=8", "regime.epsilon=null")

@@ -10,17 +10,17 @@ import torch
 from faults import signal_at_step
 from inure.attacks import FGSM, PGD
 from inure.balance import Balance
-from inure.errors import UserError
 from inure.methods import MART, PGDAT, TRADES, Standard
 from inure.optimizers import SGD
-from inure.passes import passes, saved
-from inure.recipe import Recipe, load_recipe
-from inure.regime import Below, Phase, Regime
+from inure.recipe.recipe import Recipe, load_recipe
+from inure.recipe.regime import Below, Phase, Regime
 from inure.schedules import Ramp
-from inure.snapshot import Progress
+from inure.settings.errors import UserError
 from inure.threat import Linf
-from inure.train import step_of
-from inure.train import train as train_run
+from inure.training.passes import passes, saved
+from inure.training.snapshot import Progress
+from inure.training.train import step_of
+from inure.training.train import train as train_run
 from runs import TINY, TINY_ATTACK, assert_same_run, info, inure, records
 from tiny import assert_same_state, counting, state_of, tiny_batch, tiny_net
 

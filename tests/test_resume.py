@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from faults import die_at_write, no_space_from_write, signal_at_step
-from inure.checkpoints import Checkpoints
+from inure.runs.checkpoints import Checkpoints
 from runs import (
     TINY_ATTACK,
     Command,

@@ -15,23 +15,23 @@ from safetensors.torch import load_file
 
 from adapted import run_of, with_statistics
 from inure.attacks import PGD
-from inure.checkpoints import write_weights
 from inure.commands import _run
 from inure.data import Data
-from inure.errors import UserError
 from inure.evaluation import SUITES, Member, evaluate
-from inure.export import export
-from inure.load import in_mode, load
+from inure.export.export import export
+from inure.export.robustbench import export_robustbench
+from inure.export.robustbench_evidence import data_set_named
+from inure.export.robustbench_model import model_source
 from inure.losses import cross_entropy
 from inure.models import Model, build, load_target
 from inure.models.adapters import ADAPTERS
-from inure.recipe import Recipe, load_recipe
-from inure.robustbench import export_robustbench
-from inure.robustbench_evidence import data_set_named
-from inure.robustbench_model import model_source
-from inure.run import Run
-from inure.target import evaluate_target
-from inure.train import train
+from inure.recipe.recipe import Recipe, load_recipe
+from inure.runs.checkpoints import write_weights
+from inure.runs.load import in_mode, load
+from inure.runs.run import Run
+from inure.settings.errors import UserError
+from inure.targets.target import evaluate_target
+from inure.training.train import train
 
 TINY = ["epochs=1", "batch_size=400", "evaluation.validation_examples=16", "evaluation.validation_steps=1"]
 THREAT = "linf:8/255"

@@ -5,9 +5,9 @@ import math
 import pytest
 
 from inure.attacks import FGSM, PGD
-from inure.errors import UserError
-from inure.regime import Regime
+from inure.recipe.regime import Regime
 from inure.schedules import Constant, Cosine, OneCycle, Piecewise, Ramp
+from inure.settings.errors import UserError
 from inure.threat import L2, Linf
 
 

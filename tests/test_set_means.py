@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from inure.evaluation.intervals import wilson
-from inure.set_means import SetOutcomes, mean_accuracies, mean_interval
+from inure.targets.set_means import SetOutcomes, mean_accuracies, mean_interval
 
 
 def drawn(share: float, size: int, seed: int) -> torch.Tensor:

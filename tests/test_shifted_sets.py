@@ -12,12 +12,12 @@ from inure.data import load as load_images
 from inure.data import named_sets
 from inure.data.corruptions import CORRUPTIONS, corrupted
 from inure.evaluation import SUITES, Workers, evaluate
-from inure.load import load
-from inure.recipe import load_recipe
-from inure.shifted_sets import evaluate_sets, split_suite
-from inure.target import evaluate_target
+from inure.recipe.recipe import load_recipe
+from inure.runs.load import load
+from inure.targets.shifted_sets import evaluate_sets, split_suite
+from inure.targets.target import evaluate_target
 from inure.threat import Linf
-from inure.train import train
+from inure.training.train import train
 from runs import Command, inure
 
 FEW = ("fog", "pixelate")

@@ -2,8 +2,8 @@
 
 import pytest
 
-from inure.passes import passes
-from inure.recipe import load_recipe
+from inure.recipe.recipe import load_recipe
+from inure.training.passes import passes
 
 STEP = {"forwards": 2, "input_backwards": 1, "full_backwards": 1}
 COSTS = {

@@ -11,22 +11,22 @@ import inure
 from inure.averaging.adaptation import choose_by_shots, few_shot_curve
 from inure.averaging.soup import Point, affine_grid, choose, describe_mix, pareto_front
 from inure.averaging.whole_nets import greedy_members, join, uniform_soup, weighted_soup
-from inure.checkpoints import write_weights
 from inure.commands import _run
-from inure.console import Bars
 from inure.data import Readout
 from inure.data import load as load_images
-from inure.errors import UserError
+from inure.display.console import Bars
 from inure.evaluation import SUITES, evaluate
 from inure.evaluation.examples import Examples
 from inure.evaluation.sweep import sweep
-from inure.load import load
 from inure.models.adapters.stacks import adapter_names
-from inure.recipe import load_recipe
-from inure.soup_shifts import adapt_to_shifts
-from inure.target import parse_mode
+from inure.recipe.recipe import load_recipe
+from inure.runs.checkpoints import write_weights
+from inure.runs.load import load
+from inure.settings.errors import UserError
+from inure.soups.soup_shifts import adapt_to_shifts
+from inure.targets.target import parse_mode
 from inure.threat import Linf
-from inure.train import train
+from inure.training.train import train
 
 SETTINGS = [
     "model.name=wrn10_1", "model.adapters=norm", "epochs=3", "batch_size=64", "checkpoint.every=3",

@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from inure import statistics
 from inure.attacks import FGSM
 from inure.evaluation import evaluate
-from inure.load import load
 from inure.methods import FGSMPGI
 from inure.models import read_weights
-from inure.recipe import Recipe, load_recipe
+from inure.recipe.recipe import Recipe, load_recipe
+from inure.runs.load import load
 from inure.threat import Linf
-from inure.train import train
+from inure.training import statistics
+from inure.training.train import train
 from tiny import memory_of, tiny_batch, tiny_net
 
 SETTINGS = ["epochs=1", "model.name=wrn10_1", "data.examples=96", "batch_size=32", "evaluation.validation_steps=1"]

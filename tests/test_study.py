@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from inure.commands import _run
-from inure.errors import UserError
+from inure.settings.errors import UserError
 from inure.study import Study, load_study, mean_and_deviation, run_study
 from inure.study.cells import slug
 from runs import TINY, Command, inure, records

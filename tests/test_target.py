@@ -13,11 +13,11 @@ import inure
 from inure.commands import _run
 from inure.data import load as load_images
 from inure.evaluation import evaluate
-from inure.load import load
 from inure.models import Model, build
-from inure.recipe import load_recipe
-from inure.target import evaluate_target, parse_mode
-from inure.train import train
+from inure.recipe.recipe import load_recipe
+from inure.runs.load import load
+from inure.targets.target import evaluate_target, parse_mode
+from inure.training.train import train
 from warm_commands import warm_shell
 
 NET_FILE = """

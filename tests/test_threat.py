@@ -11,8 +11,8 @@ from scipy import stats
 from torch import Tensor
 
 from closed_forms import worst_case
-from inure.errors import UserError
 from inure.noise import CounterNoise, GeneratorNoise
+from inure.settings.errors import UserError
 from inure.threat import L1, L2, Geometry, Linf, describe_threat, parse_threat
 
 KINDS = [Linf, L2, L1]

@@ -16,20 +16,20 @@ from torch import nn
 
 import inure
 from faults import decode_on_demand
-from inure import statistics
 from inure.attacks import PGD
 from inure.averaging import SWA
 from inure.data import Data, ImageSet
-from inure.errors import Stop, UserError
-from inure.load import load
 from inure.methods import PGDAT, TRADES, Standard
 from inure.models import Classifier
-from inure.recipe import EvaluationSettings, Recipe, load_recipe
-from inure.run import Run
-from inure.session import Session
+from inure.recipe.recipe import EvaluationSettings, Recipe, load_recipe
+from inure.runs.load import load
+from inure.runs.run import Run
+from inure.settings.errors import Stop, UserError
 from inure.threat import Linf
-from inure.train import train
-from inure.validation import Validator, accuracies
+from inure.training import statistics
+from inure.training.session import Session
+from inure.training.train import train
+from inure.training.validation import Validator, accuracies
 from runs import TINY, TINY_ATTACK, assert_same_run, info, records, saved_steps, weights, write_images
 from runs import inure as command
 from tiny import tiny_net

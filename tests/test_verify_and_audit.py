@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from inure.commands import _run
-from inure.load import load
-from inure.recipe import load_recipe
-from inure.train import train
+from inure.recipe.recipe import load_recipe
+from inure.runs.load import load
+from inure.training.train import train
 
 _FAST = ["model.name=cnn_tiny", "epochs=6", "evaluation.validation_examples=32"]
 
@@ -97,7 +97,7 @@ def test_a_net_is_no_second_net_of_itself(runs, tmp_path, capsys):
 
 
 def test_an_audit_stands_beside_the_evaluation_and_is_not_repeated(runs, tmp_path, capsys, monkeypatch):
-    from inure import audited
+    from inure.targets import audited
 
     out = tmp_path / "out"
     words = ("--suite", "fgsm", "--audit", "--examples", "24", "--out", str(out))

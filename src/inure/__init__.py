@@ -3,38 +3,37 @@
 The names below are loaded when they are first used, so that ``import inure`` and ``inure --help`` stay quick.
 """
 
-import importlib
-import sys
-from types import ModuleType
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import attacks, methods, models, optimizers
-    from .errors import UserError
     from .evaluation import Evaluation, evaluate
-    from .load import load
     from .models.adapt import adapt, fold
-    from .recipe import Recipe, load_recipe
+    from .recipe.recipe import Recipe, load_recipe
+    from .runs.load import load
+    from .settings.errors import UserError
     from .study import Study, run_study
     from .threat import L1, L2, Linf
-    from .train import train, train_step
+    from .training.step import train_step
+    from .training.train import train
 
 _HOME = {
     "Evaluation": "evaluation",
     "L1": "threat",
     "L2": "threat",
     "Linf": "threat",
-    "Recipe": "recipe",
+    "Recipe": "recipe.recipe",
     "Study": "study",
-    "UserError": "errors",
+    "UserError": "settings.errors",
     "adapt": "models.adapt",
     "evaluate": "evaluation",
     "fold": "models.adapt",
-    "load": "load",
-    "load_recipe": "recipe",
+    "load": "runs.load",
+    "load_recipe": "recipe.recipe",
     "run_study": "study",
-    "train": "train",
-    "train_step": "train",
+    "train": "training.train",
+    "train_step": "training.step",
 }
 _MODULES = ("attacks", "methods", "models", "optimizers")
 
@@ -46,9 +45,9 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return importlib.import_module(f".{name}", __name__)
+        return import_module(f".{name}", __name__)
     if name in _HOME:
-        return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+        return getattr(import_module(f".{_HOME[name]}", __name__), name)
     if name == "__version__":
         from importlib import metadata
 
@@ -56,13 +55,5 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'inure' has no attribute {name!r}")
 
 
-class _Package(ModuleType):
-    """Importing the submodule ``inure.train`` binds ``train`` to the module; here it stays the function."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in ("train", "load") and isinstance(value, ModuleType):
-            value = getattr(value, name)
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .errors import UserError
+from .settings.errors import UserError
 from .types import Labels, Logits, PerExample
 
 _NO_DIVISION_BY_ZERO = 1e-12

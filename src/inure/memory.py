@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .precision import finest
+from .machine.precision import finest
 from .types import Memory
 
 CLASS_COUNTS = "class_counts"

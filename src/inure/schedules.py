@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from .config import Real, Settings
-from .errors import UserError
+from .settings.config import Real, Settings
+from .settings.errors import UserError
 
 Share = Annotated[Real, Field(ge=0, le=1)]
 

@@ -11,8 +11,8 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from .config import Real, Settings
-from .errors import UserError
+from .settings.config import Real, Settings
+from .settings.errors import UserError
 from .types import Images, Noise, PerExample
 
 _TINY = 1e-12

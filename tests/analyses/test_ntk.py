@@ -7,18 +7,18 @@ import torch
 
 from inure.analyses import NTK, Subject, ntk
 from inure.attacks import PGD
-from inure.checkpoints import write_weights
 from inure.commands import _run
-from inure.console import Bars
 from inure.data import ImageSet
+from inure.display.console import Bars
 from inure.kernels import balanced_rows, kernel_distance, trace_kernel
-from inure.load import load
 from inure.models.adapt import adapt, fold
 from inure.noise import CounterNoise
-from inure.recipe import load_recipe
-from inure.run import Run
+from inure.recipe.recipe import load_recipe
+from inure.runs.checkpoints import write_weights
+from inure.runs.load import load
+from inure.runs.run import Run
 from inure.threat import Linf
-from inure.train import train
+from inure.training.train import train
 from tiny import CLASSES, SHAPE, assert_same_state, state_of, tiny_net
 
 

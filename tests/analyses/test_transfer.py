@@ -10,16 +10,16 @@ from inure.analyses import Subject, Transfer
 from inure.analyses.transfer import EVERY
 from inure.attacks import PGD
 from inure.commands import _run
-from inure.console import Bars
 from inure.data import ImageSet
+from inure.display.console import Bars
 from inure.evaluation import evaluate
 from inure.evaluation.examples import Examples
 from inure.losses import cross_entropy
 from inure.models import Classifier
 from inure.models.adapt import adapt, in_domain
-from inure.recipe import load_recipe
+from inure.recipe.recipe import load_recipe
 from inure.threat import Linf
-from inure.train import train
+from inure.training.train import train
 
 
 def two_modes() -> Classifier:

@@ -6,10 +6,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from inure.attacks import APGD
-from inure.errors import UserError
 from inure.losses import cross_entropy, margin
-from inure.recipe import load_recipe
-from inure.regime import with_radius
+from inure.recipe.recipe import load_recipe
+from inure.recipe.regime import with_radius
+from inure.settings.errors import UserError
 from inure.threat import L2, Linf
 from tiny import CLASSES, counting, noise_of, tiny_batch, tiny_net
 

@@ -14,12 +14,12 @@ from torch import nn
 from closed_forms import worst_case
 from inure.attacks import APGD, standing
 from inure.data import load as load_images
-from inure.errors import UserError
 from inure.evaluation import evaluate
 from inure.evaluation.suites import SUITES
-from inure.load import load
 from inure.losses import cross_entropy, margin
 from inure.noise import CounterNoise
+from inure.runs.load import load
+from inure.settings.errors import UserError
 from inure.threat import L1, L2, Linf
 from tiny import CLASSES, counting, linear_net, noise_of, soft, tiny_batch, tiny_net
 

@@ -6,9 +6,9 @@ from torch import nn
 
 from closed_forms import worst_case
 from inure.attacks import DDN, standing
-from inure.errors import UserError
 from inure.evaluation.verdicts import Metered
 from inure.noise import CounterNoise
+from inure.settings.errors import UserError
 from inure.threat import L2, Linf
 from tiny import linear_net, tiny_batch, tiny_net
 

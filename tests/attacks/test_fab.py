@@ -11,11 +11,11 @@ from torch import nn
 from closed_forms import worst_case
 from inure.attacks import FAB, standing
 from inure.data import load as load_images
-from inure.errors import UserError
 from inure.evaluation.examples import Examples
 from inure.evaluation.verdicts import Metered
-from inure.load import load
 from inure.noise import CounterNoise
+from inure.runs.load import load
+from inure.settings.errors import UserError
 from inure.threat import L1, L2, Linf
 from tiny import linear_net, tiny_batch, tiny_net
 

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from inure import load_recipe, train
+from inure import load_recipe
 from inure.attacks import FGSM, NoisyFGSM, input_gradient
-from inure.errors import UserError
 from inure.losses import cross_entropy
-from inure.passes import passes
+from inure.settings.errors import UserError
 from inure.threat import Linf
+from inure.training import train
+from inure.training.passes import passes
 from runs import TINY_ATTACK
 from tiny import noise_of
 

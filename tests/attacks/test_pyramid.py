@@ -5,12 +5,12 @@ import torch
 import torch.nn.functional as F
 
 from inure.attacks import PGD, Pyramid
-from inure.errors import UserError
 from inure.evaluation.suites import Member
 from inure.evaluation.verdicts import Metered, judge
 from inure.losses import cross_entropy
 from inure.methods import CoTraining
-from inure.recipe import load_recipe
+from inure.recipe.recipe import load_recipe
+from inure.settings.errors import UserError
 from inure.threat import Linf
 from tiny import linear_net, noise_of, tiny_batch, tiny_net
 

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from inure.attacks import FGSM, NFGSM, PGD, MultiGrad, ZeroGrad, input_gradient
-from inure.errors import UserError
 from inure.losses import cross_entropy
-from inure.recipe import load_recipe
+from inure.recipe.recipe import load_recipe
+from inure.settings.errors import UserError
 from inure.threat import Linf
 from tiny import noise_of, tiny_batch
 

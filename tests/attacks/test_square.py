@@ -15,11 +15,11 @@ from closed_forms import worst_case
 from inure.attacks import Square, standing
 from inure.attacks.square_patches import bumps, numbers_of, propose, side_of
 from inure.data import load as load_images
-from inure.errors import UserError
 from inure.evaluation.examples import Examples
-from inure.load import load
 from inure.losses import margin
 from inure.noise import CounterNoise
+from inure.runs.load import load
+from inure.settings.errors import UserError
 from inure.threat import L1, L2, Linf
 from tiny import CLASSES, counting, linear_net, noise_of, tiny_batch, tiny_net
 

@@ -6,14 +6,14 @@ import torch
 from torch import nn
 
 from closed_forms import worst_case
-from inure import config
 from inure.attacks import APGD, PGD, Targeted, standing
 from inure.attacks.targeted import toward
-from inure.errors import UserError
 from inure.evaluation import evaluate
 from inure.evaluation.suites import SUITES
 from inure.losses import cross_entropy, dlr, margin, targeted_dlr, targeted_margin
 from inure.noise import CounterNoise
+from inure.settings import config
+from inure.settings.errors import UserError
 from inure.threat import L1, L2, Linf
 from tiny import counting, linear_net, noise_of, soft, tiny_batch, tiny_net
 

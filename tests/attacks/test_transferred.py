@@ -8,15 +8,15 @@ import torch
 from torch import nn
 
 from closed_forms import worst_case
-from inure import config
 from inure.attacks import APGD, PGD, Transferred
-from inure.errors import UserError
 from inure.evaluation.examples import Examples
 from inure.evaluation.metered import Metered
 from inure.evaluation.protocol import weights_hash
 from inure.evaluation.transfer import transfer_members
 from inure.evaluation.verdicts import judge
 from inure.losses import cross_entropy, margin
+from inure.settings import config
+from inure.settings.errors import UserError
 from inure.threat import L1, L2, Linf
 from tiny import assert_same_state, counting, linear_net, noise_of, soft, state_of, tiny_batch, tiny_net
 

@@ -9,13 +9,13 @@ import torch
 
 from faults import signal_at_step
 from inure.balance import Balance, Counter, CrossEntropy, Rebalanced
-from inure.errors import UserError
 from inure.memory import begin, end_epoch, facts_of
 from inure.methods import PGDAT
 from inure.optimizers import SGD
-from inure.recipe import Recipe, load_recipe
-from inure.regime import Regime
-from inure.train import train_step
+from inure.recipe.recipe import Recipe, load_recipe
+from inure.recipe.regime import Regime
+from inure.settings.errors import UserError
+from inure.training.train import train_step
 from runs import TINY_ATTACK, assert_same_run, inure, newest_checkpoint, records
 from tiny import tiny_batch, tiny_net
 

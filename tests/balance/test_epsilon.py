@@ -11,11 +11,11 @@ from torch.nn.functional import one_hot
 import inure.attacks
 from inure.attacks import APGD, FGSM, NFGSM, PGD, MultiGrad, NoisyFGSM, Pyramid, ZeroGrad
 from inure.balance import Balance, ClassEpsilon
-from inure.errors import UserError
 from inure.methods import PGDAT
-from inure.recipe import load_recipe
-from inure.regime import Regime
+from inure.recipe.recipe import load_recipe
+from inure.recipe.regime import Regime
 from inure.schedules import Ramp
+from inure.settings.errors import UserError
 from inure.threat import L1, L2, Linf
 from tiny import soft, tiny_batch, tiny_net
 

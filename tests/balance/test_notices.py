@@ -11,10 +11,10 @@ from inure.methods import PGDAT
 from inure.models.batchnorm import BatchNorm
 from inure.optimizers import SGD
 from inure.penalties import GradAlign
-from inure.recipe import load_recipe
-from inure.regime import Regime
+from inure.recipe.recipe import load_recipe
+from inure.recipe.regime import Regime
 from inure.threat import L2, Linf
-from inure.train import train_step
+from inure.training.train import train_step
 from runs import TINY_ATTACK, inure, records
 from tiny import noise_of, soft, tiny_batch, tiny_net
 

@@ -10,7 +10,7 @@ from inure.claims.adapter_counts import EXPECTED, count
 from inure.claims.adapters import RESNET, VIT, kinds
 from inure.claims.claim import Interval, above, every, interval_of, within
 from inure.commands import _run
-from inure.recipe import load_recipe
+from inure.recipe.recipe import load_recipe
 
 YES, NO, OPEN = "reproduced", "not reproduced", "not decidable at this scale"
 

@@ -12,7 +12,7 @@ from inure.claims.claim import Interval
 from inure.claims.lab import SCALES
 from inure.claims.long_tail import NAMES, Found, Groups, _differences, net_of, over
 from inure.commands import _run
-from inure.recipe import load_recipe
+from inure.recipe.recipe import load_recipe
 
 
 @pytest.mark.parametrize("scale", SCALES)

@@ -8,7 +8,7 @@ from inure.claims.claim import UNDECIDED, Interval
 from inure.claims.lab import SCALES, Lab
 from inure.claims.memorization import _NETS, _NO_NOISE, _NOISE, _PLAIN, RANDOM_LABELS, Cure, Found
 from inure.commands import _run
-from inure.recipe import load_recipe
+from inure.recipe.recipe import load_recipe
 
 YES, NO = "reproduced", "not reproduced"
 

@@ -9,9 +9,9 @@ from inure.claims.lab import SCALES, Lab
 from inure.claims.question import Condition, pairs_of, part_of
 from inure.claims.vit import VIT_CLAIMS
 from inure.commands import _run
-from inure.comparison import compare_outcomes
-from inure.errors import UserError
+from inure.settings.errors import UserError
 from inure.study import load_study
+from inure.targets.comparison import compare_outcomes
 
 claims = pytest.mark.parametrize("claim", VIT_CLAIMS, ids=lambda claim: claim.name)
 

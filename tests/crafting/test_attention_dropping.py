@@ -11,8 +11,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from inure.attacks import APGD, FGSM, PGD, Pyramid, input_gradient
 from inure.crafting import AttentionDropping, PerturbationMasking, Tricks
 from inure.crafting.gates import find_carriers, gates_of
-from inure.errors import UserError
 from inure.losses import cross_entropy
+from inure.settings.errors import UserError
 from inure.threat import L2, Linf
 
 LINF = Linf(epsilon=0.1)

@@ -6,8 +6,8 @@ from nets import classifier, images, vit
 
 from inure.attacks import PGD, input_gradient
 from inure.crafting import PerturbationMasking
-from inure.errors import UserError
 from inure.losses import cross_entropy
+from inure.settings.errors import UserError
 from inure.threat import Linf
 
 LINF = Linf(epsilon=8 / 255)

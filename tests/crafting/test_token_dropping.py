@@ -8,8 +8,8 @@ from nets import FAMILIES, classifier, deit, images, vit
 
 from inure.attacks import PGD, input_gradient
 from inure.crafting import TokenDropping
-from inure.errors import UserError
 from inure.losses import cross_entropy
+from inure.settings.errors import UserError
 
 
 def by_hand(net, x, rate):

@@ -9,14 +9,14 @@ from inure.attacks import APGD, FGSM, PGD
 from inure.balance import Balance
 from inure.crafting import TRICKS, AttentionDropping, PerturbationMasking, TokenDropping, Tricks
 from inure.crafting.gates import gates_of
-from inure.errors import UserError
 from inure.methods import MART, PGDAT, TRADES, CoTraining
 from inure.models.adapters import Adapters, attach
 from inure.optimizers import SGD
-from inure.recipe import load_recipe
-from inure.regime import Regime
+from inure.recipe.recipe import load_recipe
+from inure.recipe.regime import Regime
+from inure.settings.errors import UserError
 from inure.threat import Linf
-from inure.train import train_step
+from inure.training.train import train_step
 from inure.types import Batch
 
 ATTACK = PGD(threat=Linf(epsilon=0.05), steps=3, start="gaussian")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from inure.data import load
-from inure.errors import UserError
+from inure.settings.errors import UserError
 
 
 def refused(match, spec, split="train", **options):

@@ -4,9 +4,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inure.config import build, dump
 from inure.data import Augment, RandAugment
-from inure.errors import UserError
+from inure.settings.config import build, dump
+from inure.settings.errors import UserError
 
 
 def slow_geometric(x, padding, mode, flip):

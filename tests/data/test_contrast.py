@@ -3,10 +3,10 @@ import pickle
 import pytest
 import torch
 
-from inure.config import build
 from inure.data import Data, ImageSet, load
 from inure.data.contrast import with_contrast
-from inure.errors import UserError
+from inure.settings.config import build
+from inure.settings.errors import UserError
 
 
 def ramp():

@@ -15,7 +15,7 @@ from inure.data.corruptions.plasma import plasma
 from inure.data.corruptions.resample import smeared, zoomed
 from inure.data.corruptions.tables import length_scale
 from inure.data.spec import parse_spec
-from inure.errors import UserError
+from inure.settings.errors import UserError
 
 SEVERITIES = (1, 2, 3, 4, 5)
 # In the others' tables a severity is not simply more of the one before: radius against sigma, affine against elastic.

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from inure.config import build, dump
 from inure.data import Data
-from inure.errors import UserError
+from inure.settings.config import build, dump
+from inure.settings.errors import UserError
 
 
 @pytest.fixture

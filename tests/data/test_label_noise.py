@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from inure.config import build, dump
 from inure.data import Data, ImageSet
 from inure.data.label_noise import Asymmetric, Symmetric, SymmetricExcluding, corrupt
-from inure.errors import UserError
+from inure.settings.config import build, dump
+from inure.settings.errors import UserError
 
 NAMES = ("ant", "bee", "cat", "dog")
 EVERY = [Symmetric, SymmetricExcluding, Asymmetric]

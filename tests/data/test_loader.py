@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from inure.data import Augment, ImageSet, Loader, load, to_batch
-from inure.errors import UserError
+from inure.settings.errors import UserError
 
 
 def numbered(n):

@@ -6,12 +6,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inure.config import build, dump
 from inure.data import Data, ImageSet, stratified_split
 from inure.data.chosen_rows import FILE, read_rows, write_rows
 from inure.data.long_tailed import Counts, Exponential, Pareto, Rows, Step, choose, keep, tail_counts
 from inure.data.record import remarks
-from inure.errors import UserError
+from inure.settings.config import build, dump
+from inure.settings.errors import UserError
 
 CIFAR10 = {
     10: "5000 3871 2997 2320 1796 1391 1077 834 645 500",

@@ -9,7 +9,7 @@ from inure.data import load
 from inure.data.corruptions import CORRUPTIONS, corrupted
 from inure.data.image_set import Lazy
 from inure.data.named_sets import corruptions_of, find_sets
-from inure.errors import UserError
+from inure.settings.errors import UserError
 
 
 def test_a_star_is_every_corruption_at_every_severity():

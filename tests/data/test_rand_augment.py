@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from inure.config import build, dump
 from inure.data import Augment, RandAugment
 from inure.data.image_operations import OPERATIONS
-from inure.errors import UserError
+from inure.settings.config import build, dump
+from inure.settings.errors import UserError
 
 
 def noise(batch: int, channels: int = 3, size: int = 12) -> torch.Tensor:

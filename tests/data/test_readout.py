@@ -8,10 +8,10 @@ from torch import nn
 
 from inure.data import ImageSet, Readout
 from inure.data.cue_conflict import sixteen_classes
-from inure.errors import UserError
 from inure.evaluation.examples import Examples
 from inure.models import Classifier
 from inure.models.adapt import adapt, fold
+from inure.settings.errors import UserError
 
 SUBSET = Readout(((4,), (0,), (7,)), 9, "three")
 GROUPS = Readout(((4,), (0, 2, 8), (7, 1)), 9, "grouped")

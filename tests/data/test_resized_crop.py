@@ -3,10 +3,10 @@ import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from inure.config import build
 from inure.data import Augment
 from inure.data.resized_crop import _boxes, resized_crop
-from inure.errors import UserError
+from inure.settings.config import build
+from inure.settings.errors import UserError
 
 
 def noise(batch: int, height: int = 14, width: int = 14) -> torch.Tensor:

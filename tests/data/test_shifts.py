@@ -16,11 +16,11 @@ from inure.commands.listing import _LISTS
 from inure.data import load, load_labels
 from inure.data.imagenet_files import imagenet_classes
 from inure.data.shifts import SHIFTS
-from inure.errors import UserError
 from inure.evaluation import evaluate
 from inure.models import Classifier
 from inure.models.from_file import net_from_file
-from inure.target import evaluate_target
+from inure.settings.errors import UserError
+from inure.targets.target import evaluate_target
 
 NET_FILE = """
 import torch

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inure.data import stratified_split
-from inure.errors import UserError
+from inure.settings.errors import UserError
 
 
 @st.composite

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from inure.config import Settings
 from inure.data import ImageSet, load
 from inure.evaluation import SUITES, Evaluation, Member, Workers, evaluate
 from inure.evaluation.cascade import Cascade
@@ -21,6 +20,7 @@ from inure.evaluation.pictures import Pictures
 from inure.evaluation.verdicts import Metered
 from inure.losses import cross_entropy
 from inure.models import Classifier, Model, build
+from inure.settings.config import Settings
 from inure.threat import Linf, ThreatModel
 
 COLUMNS = ["index", "label", "clean_prediction", "attack", "adversarial_prediction", "robust", "distance"]

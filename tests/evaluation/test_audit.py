@@ -13,10 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from inure.attacks import PGD
-from inure.config import Settings
-from inure.console import Bars
 from inure.data import load
-from inure.errors import UserError
+from inure.display.console import Bars
 from inure.evaluation.audit import Audit, Effort, audit, checks, draw, signs
 from inure.evaluation.audit.curves import last_part
 from inure.evaluation.audit.evidence import Evidence
@@ -28,6 +26,8 @@ from inure.evaluation.metered import Metered
 from inure.evaluation.suites import Member
 from inure.losses import cross_entropy
 from inure.noise import CounterNoise
+from inure.settings.config import Settings
+from inure.settings.errors import UserError
 from inure.threat import L1, L2, Geometry, Linf, ThreatModel
 
 CPU = torch.device("cpu")

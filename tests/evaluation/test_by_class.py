@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inure.config import build, dump
-from inure.errors import UserError
 from inure.evaluation.by_class import GROUPS, CountGroups, ShareGroups, by_class, is_long_tailed
-from inure.evaluation_output import class_table
-from inure.recipe import EvaluationSettings
+from inure.recipe.recipe import EvaluationSettings
+from inure.settings.config import build, dump
+from inure.settings.errors import UserError
+from inure.targets.evaluation_output import class_table
 
 NAMES = ("ant", "bee", "cat")
 

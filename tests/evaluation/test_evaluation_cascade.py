@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from closed_forms import worst_case
 from inure.attacks import FGSM, PGD
-from inure.errors import UserError
 from inure.evaluation import SUITES, evaluate
+from inure.settings.errors import UserError
 from inure.threat import L1, L2, Linf
 from tiny import linear_net
 

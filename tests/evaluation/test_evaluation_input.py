@@ -6,8 +6,8 @@ from digit_nets import ReadsPixels
 from torch import Tensor
 
 from inure.data import ImageSet
-from inure.errors import UserError
 from inure.evaluation import evaluate
+from inure.settings.errors import UserError
 from inure.threat import Linf
 
 X, Y = torch.rand(6, 1, 4, 4), torch.arange(6)

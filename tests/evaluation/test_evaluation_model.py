@@ -7,9 +7,9 @@ import torch
 from digit_nets import Spy, by_example, tensors
 from torch import Tensor, nn
 
-from inure.errors import UserError
 from inure.evaluation import evaluate
 from inure.models import Classifier
+from inure.settings.errors import UserError
 from inure.threat import Linf
 from tiny import assert_same_state, state_of, tiny_batch, tiny_net
 

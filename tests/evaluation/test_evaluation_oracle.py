@@ -9,7 +9,7 @@ from digit_nets import by_example
 
 from inure.data import load as load_images
 from inure.evaluation import evaluate
-from inure.load import load
+from inure.runs.load import load
 
 ORACLE = Path(__file__).parent / "oracle"
 VERDICTS = json.loads((ORACLE / "verdicts.json").read_text())

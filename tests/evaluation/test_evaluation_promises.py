@@ -8,13 +8,13 @@ from digit_nets import by_example, fingerprint, tensors
 from test_naive_cascade import short_autoattack
 from torch import nn
 
-from inure.config import dump
-from inure.errors import UserError
 from inure.evaluation import SUITES, evaluate
 from inure.evaluation.examples import Examples
 from inure.evaluation.metered import Metered
 from inure.evaluation.probes import probe
 from inure.losses import cross_entropy, dlr
+from inure.settings.config import dump
+from inure.settings.errors import UserError
 from inure.threat import L1, L2, Linf
 
 CPU = torch.device("cpu")

@@ -14,9 +14,9 @@ import torch
 from digit_nets import by_example, by_workers, contents, tensors, without_seconds, write_net
 from safetensors.torch import load_file
 
-from inure.errors import UserError
 from inure.evaluation import evaluate, journal
 from inure.evaluation.cascade import Cascade
+from inure.settings.errors import UserError
 from inure.threat import L2, Linf
 from runs import Command, inure
 

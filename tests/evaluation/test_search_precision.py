@@ -7,11 +7,11 @@ import torch
 from digit_nets import tensors
 
 from inure.attacks import Square
-from inure.errors import UserError
 from inure.evaluation import SUITES, Member, evaluate
 from inure.evaluation.metered import Metered
 from inure.losses import cross_entropy
 from inure.noise import CounterNoise
+from inure.settings.errors import UserError
 from inure.threat import Linf
 
 

@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from stored_sets import COUNT, THREAT, about, attack_all, examples, expected, finished
 
 import runs  # noqa: F401  (has prepared the server that processes are forked from)
-from inure.errors import UserError
 from inure.evaluation.results import set_aside
 from inure.evaluation.stored import PARTIAL, StoredImages, discard, refuse_unless_stored, was_storing
 from inure.evaluation.stored import about as texts_of
+from inure.settings.errors import UserError
 
 FILE = "adversarial.safetensors"
 

@@ -10,12 +10,12 @@ from safetensors.torch import load_file, save_file
 from stored_sets import COUNT, THREAT, about, change, examples, expected, finished, net
 from torch import nn
 
-from inure.console import Bars
-from inure.errors import UserError
+from inure.display.console import Bars
 from inure.evaluation.examples import Examples
 from inure.evaluation.intervals import wilson
 from inure.evaluation.metered import Metered
 from inure.evaluation.stored_check import verify_stored
+from inure.settings.errors import UserError
 from inure.threat import L1, L2, Linf
 from tiny import assert_same_state, state_of, tiny_net
 

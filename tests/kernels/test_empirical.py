@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inure.errors import UserError
 from inure.kernels import kernel, kernel_distance, layer_kernels, per_class, trace_kernel, traced, whole
 from inure.models import Classifier, Model, build
 from inure.models.adapt import adapt, fold
+from inure.settings.errors import UserError
 from tiny import CLASSES, SHAPE, assert_same_state, linear_net, state_of, tiny_batch, tiny_net
 
 DOUBLE = {"dtype": torch.float64}

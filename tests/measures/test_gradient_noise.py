@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from inure.errors import UserError
 from inure.measures.gradient_noise import gradient_noise, noise_of
+from inure.settings.errors import UserError
 from tiny import assert_same_state, state_of, tiny_batch, tiny_net
 
 

@@ -5,7 +5,7 @@ import torch
 from inure.data import ImageSet
 from inure.measures import Probe
 from inure.methods import PGDAT, Standard
-from inure.recipe import Recipe
+from inure.recipe.recipe import Recipe
 from tiny import tiny_net
 
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from inure.data import ImageSet
-from inure.errors import UserError
 from inure.kernels import kernel_distance, trace_kernel
 from inure.measures import MEASURES, Alignment, GradientNoiseScale, GradientStability, Kernel, Probe
 from inure.measures.alignment import gradient_alignment
 from inure.memory import begin, facts_of
 from inure.methods import MART, PGDAT, TRADES, Standard
 from inure.models.batchnorm import BatchNorm
-from inure.recipe import Recipe, load_recipe
+from inure.recipe.recipe import Recipe, load_recipe
+from inure.settings.errors import UserError
 from runs import TINY_ATTACK, assert_same_run, inure, records
 from tiny import assert_same_state, state_of, tiny_net
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from inure.attacks import APGD, FGSM, PGD
-from inure.errors import UserError
 from inure.losses import cross_entropy
 from inure.methods import PGDAT, CoTraining, Standard
 from inure.models import Model, build
 from inure.models.adapt import adapt
 from inure.models.adapters.stacks import adapter_names, plain_name
 from inure.models.modes import attack_mode
-from inure.recipe import Recipe, load_recipe
+from inure.recipe.recipe import Recipe, load_recipe
+from inure.settings.errors import UserError
 from inure.threat import L2, Linf
 from inure.types import Batch
 from tiny import assert_same_state, noise_of, soft, state_of

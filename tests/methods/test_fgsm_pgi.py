@@ -8,18 +8,18 @@ from torch.nn import functional as F
 
 from inure.attacks import FGSM, PGD
 from inure.balance import Balance
-from inure.errors import UserError
 from inure.losses import cross_entropy
 from inure.memory import facts_of
 from inure.methods import FGSMPGI, PGDAT
 from inure.methods.fgsm_pgi import _momentum
 from inure.optimizers import SGD
-from inure.passes import passes
-from inure.recipe import Recipe, load_recipe
-from inure.regime import Regime, with_attack
+from inure.recipe.recipe import Recipe, load_recipe
+from inure.recipe.regime import Regime, with_attack
 from inure.schedules import Ramp
+from inure.settings.errors import UserError
 from inure.threat import L2, Linf
-from inure.train import train_step
+from inure.training.passes import passes
+from inure.training.train import train_step
 from runs import TINY, assert_resumes_exactly
 from tiny import counting, memory_of, tiny_batch, tiny_net
 

@@ -6,11 +6,11 @@ from scipy.special import rel_entr
 
 from inure.attacks import APGD, FGSM, NFGSM, PGD, NoisyFGSM, Pyramid, input_gradient
 from inure.balance import CrossEntropy
-from inure.errors import UserError
 from inure.losses import cross_entropy, kl
 from inure.methods import MART, PGDKL, TRADES, Standard
-from inure.recipe import Recipe, load_recipe
-from inure.regime import Phase, Regime
+from inure.recipe.recipe import Recipe, load_recipe
+from inure.recipe.regime import Phase, Regime
+from inure.settings.errors import UserError
 from inure.threat import Linf
 from tiny import noise_of, soft, tiny_batch, tiny_net
 

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from adapted import moved, with_statistics
-from inure.errors import UserError
 from inure.models import Classifier, Model, build
 from inure.models.adapt import adapt, fold
 from inure.models.adapters import ADAPTERS
+from inure.settings.errors import UserError
 
 X = torch.rand(6, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 ROWS = torch.stack([torch.linspace(-0.4, 1.4, 6).double(), 1 - torch.linspace(-0.4, 1.4, 6).double()], 1)

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 import inure
-from inure.errors import UserError
 from inure.models import Classifier, Model, build
 from inure.models.adapt import adapt, adapter_state, fold, in_domain
 from inure.models.adapters import ADAPTERS, Adapters
 from inure.models.adapters.stacks import adapter_names, plain_name
 from inure.optimizers.groups import parameter_groups
+from inure.settings.errors import UserError
 
 VIT_KINDS = [k for k in ADAPTERS if k != "batchnorm"]
 CNN_KINDS = ["norm", "batchnorm", "patch_embed", "head", "bias", "all"]

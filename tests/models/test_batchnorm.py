@@ -7,9 +7,9 @@ import timm.layers
 import torch
 from torch import nn
 
-from inure.errors import UserError
 from inure.models import Model, attack_mode, build
 from inure.models.batchnorm import BatchNorm
+from inure.settings.errors import UserError
 from tiny import assert_same_state, state_of, tiny_batch, tiny_net
 
 

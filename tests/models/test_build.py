@@ -2,11 +2,11 @@ import pytest
 import torch
 
 from adapted import run_of
-from inure import config
-from inure.errors import UserError
-from inure.load import load
 from inure.models import Classifier, Model, build
 from inure.models.weights import read_weights
+from inure.runs.load import load
+from inure.settings import config
+from inure.settings.errors import UserError
 
 
 def make(shape=(3, 8, 8), classes=10, **settings) -> Classifier:

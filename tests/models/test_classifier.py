@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from inure.errors import UserError
 from inure.models import Classifier, Model, build
 from inure.models.cnn_tiny import CNNTiny
+from inure.settings.errors import UserError
 
 RESNETS = ["preact_resnet18", "cifar_resnet18", "wrn10_1"]
 SMALL = ["cnn_tiny", "vit_digits", "wrn10_1"]

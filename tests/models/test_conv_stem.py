@@ -3,10 +3,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from inure.errors import UserError
 from inure.models import Model, build
 from inure.models.adapt import adapt, fold
 from inure.models.conv_stem import ConvStem
+from inure.settings.errors import UserError
 
 
 def made(name="vit_digits", shape=(3, 16, 16), **settings):

@@ -6,16 +6,16 @@ import torch
 from torch import nn
 from torch.nn.functional import cosine_similarity
 
-from inure import config
-from inure.errors import UserError
-from inure.export import export
-from inure.load import load
+from inure.export.export import export
 from inure.models import Model, build
 from inure.models.adapt import fold
 from inure.models.heads import CosineHead, CosineLinear, put_head
 from inure.models.weights import load_weights, read_weights
-from inure.recipe import load_recipe
-from inure.train import train
+from inure.recipe.recipe import load_recipe
+from inure.runs.load import load
+from inure.settings import config
+from inure.settings.errors import UserError
+from inure.training.train import train
 
 COSINE = {"kind": "cosine"}
 TINY = ("epochs=1", "batch_size=400", "evaluation.validation_examples=16", "evaluation.validation_steps=1")

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from inure.errors import UserError
 from inure.models import Classifier, Model, build, load_target
+from inure.settings.errors import UserError
 
 NET = """
 import torch

@@ -5,12 +5,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from inure.errors import UserError
 from inure.models import Model, build, catalogue
 from inure.models.norms import norm_layer
 from inure.models.own import OWN_NETS
 from inure.models.preact_resnet import PreActBlock
 from inure.models.wide_resnet import WideResNet
+from inure.settings.errors import UserError
 
 NAMES = list(OWN_NETS)
 RESNETS = ["preact_resnet18", "cifar_resnet18", "wrn28_10", "wrn34_10", "wrn16_4"]

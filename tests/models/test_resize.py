@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from inure.errors import UserError
 from inure.models.resize import fit_sizes, resize_kernel, resize_positions, same_shapes
 from inure.models.small_vit import small_vit
+from inure.settings.errors import UserError
 
 ACCURACY = {torch.float64: 1e-12, torch.float32: 1e-5}
 

@@ -5,11 +5,11 @@ import timm
 import torch
 from torch import nn
 
-from inure.errors import UserError
 from inure.models import Model, build
 from inure.models.adapt import adapt
 from inure.models.adapters import settle
 from inure.models.adapters.stacks import adapter_names
+from inure.settings.errors import UserError
 from tiny import assert_same_state, state_of
 
 _SMALL = {"depth": 2, "embed_dim": 24, "num_heads": 2}

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adapted import run_of
-from inure.errors import UserError
-from inure.load import load
 from inure.models import Classifier, Model, build
 from inure.models.adapt import adapt, fold
 from inure.models.conv_stem import ConvStem
+from inure.runs.load import load
+from inure.settings.errors import UserError
 
 
 def make(shape=(1, 8, 8), classes=10, name="vit_digits", **settings) -> Classifier:
@@ -220,8 +220,8 @@ def test_a_run_with_transfer_is_loaded_without_its_start(tmp_path):
 
 
 def test_a_submission_is_made_without_the_start(tmp_path):
-    from inure.robustbench_model import model_source
-    from inure.run import Run
+    from inure.export.robustbench_model import model_source
+    from inure.runs.run import Run
 
     start = run_of(tmp_path / "start", Model(name="vit_digits"))
     run = run_of(tmp_path / "run", Model(name="vit_digits", stem="conv", weights=str(start), transfer=True))

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from inure.errors import UserError
 from inure.models import Model, build
+from inure.settings.errors import UserError
 
 DEIT = "deit_tiny_patch16_224"
 

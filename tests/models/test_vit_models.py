@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional as F
 
 from inure.averaging import EMA
-from inure.errors import UserError
 from inure.models import Classifier, Model, build
+from inure.settings.errors import UserError
 
 
 class Size(NamedTuple):

@@ -5,9 +5,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from inure.errors import UserError
 from inure.models import Classifier, load_weights, read_weights
 from inure.models.cnn_tiny import CNNTiny
+from inure.settings.errors import UserError
 
 
 def classifier(num_classes: int = 5, **settings) -> Classifier:

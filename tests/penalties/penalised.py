@@ -13,10 +13,10 @@ from inure.methods import PGDAT
 from inure.models import Classifier
 from inure.optimizers import SGD
 from inure.penalties import Outer
-from inure.recipe import Recipe
-from inure.regime import Regime
+from inure.recipe.recipe import Recipe
+from inure.recipe.regime import Regime
 from inure.threat import Linf
-from inure.train import train_step
+from inure.training.train import train_step
 from tiny import CLASSES, SHAPE, tiny_batch
 
 ROWS = 120

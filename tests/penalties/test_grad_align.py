@@ -11,7 +11,6 @@ from torch.func import functional_call
 
 from inure.attacks import FGSM, PGD
 from inure.balance import CrossEntropy
-from inure.errors import UserError
 from inure.losses import cross_entropy
 from inure.methods import PGDAT, CoTraining, Standard
 from inure.models import Model, build
@@ -20,7 +19,8 @@ from inure.noise import GeneratorNoise
 from inure.penalties import GradAlign
 from inure.penalties.penalty import Outer
 from inure.perturbation import AWP
-from inure.recipe import Recipe, load_recipe
+from inure.recipe.recipe import Recipe, load_recipe
+from inure.settings.errors import UserError
 from inure.threat import L2, Linf
 from tiny import assert_same_state, linear_net, soft, state_of, tiny_batch
 

@@ -15,13 +15,13 @@ from inure import memory
 from inure.balance import Balance
 from inure.methods import PGDAT, TRADES, CoTraining, FastAdvProp, Standard
 from inure.optimizers import SGD
-from inure.passes import passes
 from inure.penalties import TAIL, GradAlign, TemporalEnsembling
 from inure.perturbation import AWP
-from inure.recipe import Recipe, load_recipe
-from inure.regime import Regime
+from inure.recipe.recipe import Recipe, load_recipe
+from inure.recipe.regime import Regime
 from inure.schedules import Ramp
-from inure.train import train_step
+from inure.training.passes import passes
+from inure.training.train import train_step
 from runs import TINY_ATTACK, assert_same_run, in_two_processes, inure, records, saved_steps
 from tiny import assert_same_state, counting, soft, state_of
 
@@ -194,8 +194,8 @@ def test_a_run_that_is_stopped_and_resumed_ends_with_the_same_bits_and_the_same_
 
 
 def remembered(run: Path) -> dict[str, torch.Tensor]:
-    from inure.checkpoints import Checkpoints
-    from inure.snapshot import hash_of
+    from inure.runs.checkpoints import Checkpoints
+    from inure.training.snapshot import hash_of
 
     content, _ = Checkpoints(run / "checkpoints").load(hash_of(load_recipe(str(run / "recipe.yaml"))))
     assert content is not None

@@ -8,13 +8,13 @@ import torch
 from penalised import ATTACK, LINF, ROWS, batch_of, feature_net, memory_of, outer_of, train
 
 from inure.attacks import APGD, PGD
-from inure.errors import UserError
 from inure.losses import cross_entropy, kl
 from inure.methods import MART, PGDAT, TRADES, CoTraining, Standard
 from inure.optimizers import SGD
 from inure.penalties import TemporalEnsembling, attack_terms
 from inure.perturbation import AWP
-from inure.recipe import Recipe
+from inure.recipe.recipe import Recipe
+from inure.settings.errors import UserError
 from tiny import assert_same_state, counting, soft, state_of
 
 KEY = "temporal_ensembling.predictions"

@@ -13,9 +13,9 @@ import pytest
 import yaml
 from synthetic_run import write_evaluation, write_run
 
-from inure.errors import UserError
 from inure.evaluation.intervals import wilson
 from inure.reports import write_report
+from inure.settings.errors import UserError
 
 
 class Page(HTMLParser):

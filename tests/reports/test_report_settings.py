@@ -6,17 +6,17 @@ import pytest
 import yaml
 from synthetic_run import write_run
 
-from inure import config
-from inure.epoch_end import metric_of
 from inure.reports.names import deciding_metric
 from inure.reports.page import write_report
 from inure.reports.run_files import read_run
 from inure.reports.settings_text import setting_facts, title_of
+from inure.settings import config
+from inure.training.epoch_end import metric_of
 
 
 def run_of(tmp_path, recipe: str, *settings: str, facts=None, **options):
     """A run whose ``recipe.yaml`` is that of a real recipe."""
-    from inure.recipe import load_recipe
+    from inure.recipe.recipe import load_recipe
 
     path = write_run(tmp_path / "run", suites=(), **{"epochs": 2, **options})
     loaded = load_recipe(recipe, settings)

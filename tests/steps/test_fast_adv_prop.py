@@ -13,21 +13,21 @@ from inure.attacks import FGSM
 from inure.averaging import EMA
 from inure.balance import Balance, CrossEntropy
 from inure.commands import main
-from inure.errors import UserError
 from inure.losses import cross_entropy
 from inure.methods import FastAdvProp, Standard
 from inure.models import Model, build
 from inure.models.adapt import adapt
 from inure.models.adapters.stacks import adapter_names
 from inure.optimizers import SGD
-from inure.passes import passes
 from inure.perturbation import AWP
-from inure.recipe import Recipe, load_recipe
-from inure.regime import Regime
+from inure.recipe.recipe import Recipe, load_recipe
+from inure.recipe.regime import Regime
 from inure.schedules import Ramp
+from inure.settings.errors import UserError
 from inure.steps import fast_adv_prop_step
 from inure.threat import L2, Linf
-from inure.train import step_of, train_step
+from inure.training.passes import passes
+from inure.training.train import step_of, train_step
 from inure.types import Batch
 from runs import TINY, assert_resumes_exactly, in_two_processes, weights
 from tiny import assert_same_state, soft, state_of, tiny_batch, tiny_net

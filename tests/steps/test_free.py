@@ -10,19 +10,19 @@ from inure.attacks import FGSM, PGD
 from inure.averaging import EMA
 from inure.balance import Balance, CrossEntropy
 from inure.commands import main
-from inure.errors import UserError
 from inure.losses import cross_entropy
 from inure.memory import read_slots, write_slots
 from inure.methods import PGDAT, Free
 from inure.optimizers import SGD
-from inure.passes import passes
 from inure.perturbation import AWP
-from inure.recipe import Recipe, load_recipe
-from inure.regime import Regime, with_attack
+from inure.recipe.recipe import Recipe, load_recipe
+from inure.recipe.regime import Regime, with_attack
 from inure.schedules import Ramp
+from inure.settings.errors import UserError
 from inure.steps.free import DELTA, free_step
 from inure.threat import L2, Linf
-from inure.train import step_of
+from inure.training.passes import passes
+from inure.training.train import step_of
 from inure.types import Batch
 from runs import TINY, assert_resumes_exactly, in_two_processes
 from tiny import assert_same_state, counting, memory_of, state_of, tiny_batch, tiny_net

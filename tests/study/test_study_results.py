@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from inure.commands import _run
-from inure.errors import UserError
+from inure.settings.errors import UserError
 from inure.study import Study, load_study, run_study
 from inure.study.figure import figure_of
 from inure.study.progress import duration

@@ -3,8 +3,8 @@
 import pytest
 import yaml
 
-from inure import config
-from inure.errors import UserError
+from inure.settings import config
+from inure.settings.errors import UserError
 from inure.study import Study
 from inure.study.cells import reference_of
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from faults import die_at_write
-from inure import config
-from inure.errors import UserError
+from inure.settings import config
+from inure.settings.errors import UserError
 from inure.study import Study, run_study
 from inure.study.lock import holder_of, take
 from runs import TINY, Command, Finished, inure, records

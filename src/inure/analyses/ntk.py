@@ -10,9 +10,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from ..attacks import PGD
-from ..config import Real, Settings, Whole
-from ..drawing import heat_map, png
-from ..errors import UserError
+from ..display.drawing import heat_map, png
 from ..evaluation import weights_hash
 from ..evaluation.nets import in_float32
 from ..kernels import (
@@ -26,11 +24,13 @@ from ..kernels import (
     top_mass,
     top_share,
 )
-from ..load import in_mode, load
 from ..models import Classifier
 from ..models.modes import attack_mode, frozen
 from ..noise import CounterNoise
-from ..target import parse_mode
+from ..runs.load import in_mode, load
+from ..settings.config import Real, Settings, Whole
+from ..settings.errors import UserError
+from ..targets.target import parse_mode
 from .subject import Finding, Subject
 
 _CHECKPOINTS = ("best", "last")

@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-from ..console import Bars
 from ..data import ImageSet
+from ..display.console import Bars
 from ..models import Classifier
-from ..run import Run
+from ..runs.run import Run
 from ..threat import Geometry
 
 

@@ -6,19 +6,19 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from ..config import Settings
-from ..console import percent, with_interval
-from ..drawing import heat_map, png
-from ..errors import UserError, unknown_name
+from ..display.console import percent, with_interval
+from ..display.drawing import heat_map, png
 from ..evaluation import SUITES, Member, wilson
 from ..evaluation.examples import Examples
 from ..evaluation.metered import Metered
 from ..evaluation.nets import in_float32
 from ..evaluation.suites import WHOLE_BATCH
 from ..evaluation.verdicts import judge
-from ..load import refuse_mode
 from ..models.modes import attack_mode, frozen
-from ..target import parse_mode
+from ..runs.load import refuse_mode
+from ..settings.config import Settings
+from ..settings.errors import UserError, unknown_name
+from ..targets.target import parse_mode
 from ..threat import describe_threat
 from ..types import Criterion, Images, Logits, PerExample
 from .subject import Finding, Subject

@@ -7,11 +7,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..config import Real, Settings, Whole
-from ..errors import UserError
 from ..losses import cross_entropy, hard
 from ..models.modes import frozen
 from ..noise import GeneratorNoise
+from ..settings.config import Real, Settings, Whole
+from ..settings.errors import UserError
 from ..threat import L2, unit
 from ..types import Crafting, Criterion, Images, Labels, Noise
 from .closest import Closest

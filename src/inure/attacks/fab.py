@@ -7,11 +7,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..config import Real, Settings, Whole
-from ..errors import UserError
 from ..losses import hard, margin
 from ..models.modes import frozen
 from ..noise import GeneratorNoise
+from ..settings.config import Real, Settings, Whole
+from ..settings.errors import UserError
 from ..threat import Linf, ThreatModel, at_distance
 from ..types import Crafting, Criterion, Images, Labels, Logits, Noise, PerExample
 from .closest import Closest

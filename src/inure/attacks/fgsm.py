@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import nn
 
-from ..config import Real, Settings
 from ..losses import cross_entropy
+from ..settings.config import Real, Settings
 from ..threat import Linf, ThreatModel
 from ..types import Crafting, Criterion, Images, Labels, Noise
 from .pgd import PGD

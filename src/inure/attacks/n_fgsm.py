@@ -5,10 +5,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import nn
 
-from ..config import Real, Settings
 from ..losses import cross_entropy
 from ..models.modes import frozen
 from ..noise import GeneratorNoise
+from ..settings.config import Real, Settings
 from ..threat import Linf
 from ..types import Crafting, Criterion, Images, Labels, Noise
 from .gradient import crafted_gradient

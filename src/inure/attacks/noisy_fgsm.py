@@ -10,11 +10,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from ..config import Real, Settings
-from ..errors import UserError
 from ..losses import cross_entropy
 from ..models.modes import frozen
 from ..noise import GeneratorNoise
+from ..settings.config import Real, Settings
+from ..settings.errors import UserError
 from ..threat import Linf, per_image
 from ..types import Crafting, Criterion, Images, Labels, Noise
 from .gradient import crafted_gradient, input_gradient

@@ -6,10 +6,10 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from ..config import Real, Settings, Whole
 from ..losses import cross_entropy
 from ..models.modes import frozen
 from ..noise import GeneratorNoise
+from ..settings.config import Real, Settings, Whole
 from ..threat import Linf, ThreatModel
 from ..types import Crafting, Criterion, Images, Labels, Noise
 from .gradient import input_gradient, is_blind

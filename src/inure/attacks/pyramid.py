@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from ..config import Real, Settings, Whole
-from ..errors import UserError
 from ..losses import cross_entropy
 from ..models.modes import frozen
 from ..noise import GeneratorNoise
+from ..settings.config import Real, Settings, Whole
+from ..settings.errors import UserError
 from ..threat import Linf
 from ..types import Crafting, Criterion, Images, Labels, Noise
 from .gradient import crafted_gradient

@@ -7,10 +7,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..config import Real, Settings, Whole
-from ..errors import UserError
 from ..losses import hard, margin
 from ..noise import GeneratorNoise
+from ..settings.config import Real, Settings, Whole
+from ..settings.errors import UserError
 from ..threat import Linf, ThreatModel
 from ..types import Crafting, Criterion, Images, Labels, Logits, Noise, PerExample
 from .square_patches import first_guess, numbers_of, propose, side_of

@@ -9,11 +9,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from ..config import Settings, Whole
-from ..errors import UserError
 from ..losses import hard, targeted_dlr
 from ..models.modes import frozen
 from ..noise import GeneratorNoise
+from ..settings.config import Settings, Whole
+from ..settings.errors import UserError
 from ..threat import Linf, ThreatModel
 from ..types import Crafting, Criterion, Images, Labels, Logits, Noise, PerExample
 from .apgd import APGD

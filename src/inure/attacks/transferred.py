@@ -7,10 +7,10 @@ import torch
 from pydantic import Field, PrivateAttr, model_validator
 from torch import nn
 
-from ..config import Settings, dump
-from ..errors import UserError
 from ..losses import cross_entropy
 from ..models.modes import attack_mode
+from ..settings.config import Settings, dump
+from ..settings.errors import UserError
 from ..threat import Linf, ThreatModel
 from ..types import Crafting, Criterion, Images, Labels, Noise
 from .apgd import APGD

@@ -6,10 +6,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..config import Real, Settings
 from ..losses import cross_entropy
 from ..models.modes import frozen
 from ..noise import GeneratorNoise
+from ..settings.config import Real, Settings
 from ..threat import Linf
 from ..types import Crafting, Criterion, Images, Labels, Noise
 from .gradient import crafted_gradient

@@ -6,8 +6,8 @@ import torch
 from pydantic import Field, StrictBool
 from torch import nn
 
-from ..config import Real, Settings
 from ..schedules import Share
+from ..settings.config import Real, Settings
 from .averager import Averager
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 from typing import NamedTuple
 
-from ..errors import UserError
+from ..settings.errors import UserError
 
 Weights = dict[str, float]
 GRID = "-0.4:1.4:0.1"

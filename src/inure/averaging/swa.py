@@ -5,8 +5,8 @@ from typing import Literal
 import torch
 from torch import nn
 
-from ..config import Settings
 from ..schedules import Share
+from ..settings.config import Settings
 from .averager import Averager
 
 

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ..errors import UserError
 from ..models import Classifier
 from ..models.adapt import adapt
 from ..models.adapters.stacks import adapter_names, plain_name
+from ..settings.errors import UserError
 
 
 def join(nets: Mapping[str, Classifier]) -> Classifier:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import Field
 from torch import Tensor
 
-from ..config import Settings
+from ..settings.config import Settings
 from ..types import Batch, Criterion
 from .balanced_softmax import BalancedSoftmax
 from .class_balanced_focal import ClassBalancedFocal

@@ -6,7 +6,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..config import Real, Settings
+from ..settings.config import Real, Settings
 from ..types import Batch, Criterion, Labels, Logits, PerExample
 from .class_weights import counts_of, effective_weights, weight_of
 

@@ -5,8 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..config import Settings
 from ..memory import Facts, everywhere
+from ..settings.config import Settings
 from ..types import Batch, Logits, Memory
 
 _LAST, _NOW = "counter.last", "counter.now"

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from .. import losses
-from ..config import Real, Settings
+from ..settings.config import Real, Settings
 from ..types import Labels, Logits, PerExample
 
 

@@ -6,8 +6,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..config import Real, Settings
 from ..schedules import Share, warm
+from ..settings.config import Real, Settings
 from ..types import Batch, PerExample
 from .class_weights import counts_of, weight_of
 

@@ -5,9 +5,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from ..config import Real, Settings
 from ..losses import cross_entropy
 from ..schedules import Share
+from ..settings.config import Real, Settings
 from ..types import Batch, Criterion, Labels, Logits, PerExample
 from .class_weights import counts_of, effective_weights, less_at_label, weight_of
 

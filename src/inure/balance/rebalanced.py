@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..config import Settings
+from ..settings.config import Settings
 from ..types import Batch, Criterion
 from .class_weights import balanced, counts_of, weighted
 from .counter import last_counts

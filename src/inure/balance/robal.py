@@ -4,8 +4,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from ..config import Real, Settings
 from ..losses import cross_entropy
+from ..settings.config import Real, Settings
 from ..types import Batch, Criterion, Labels, Logits, PerExample
 from .class_weights import counts_of, less_at_label, log_prior
 

@@ -4,9 +4,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from ..config import Real, Settings
 from ..losses import cross_entropy
 from ..schedules import Share
+from ..settings.config import Real, Settings
 from ..types import Batch, Criterion
 from .class_weights import counts_of, effective_weights, weighted
 

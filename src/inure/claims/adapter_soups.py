@@ -4,14 +4,14 @@ import torch
 from torch import Tensor
 
 from ..averaging.soup import affine_grid
-from ..console import Bars
+from ..display.console import Bars
 from ..evaluation import SUITES
 from ..evaluation.examples import Examples
 from ..evaluation.intervals import Z95
 from ..evaluation.sweep import sweep
-from ..load import load
-from ..soup_shifts import LABELS, SHOTS, adapt_to_shifts, find_shifts
-from ..target import device_of
+from ..runs.load import load
+from ..soups.soup_shifts import LABELS, SHOTS, adapt_to_shifts, find_shifts
+from ..targets.target import device_of
 from .adapters import ADVERSARIAL, VIT, kinds
 from .claim import Answer, Claim, Interval, Verdict, above, every, interval_of
 from .figures import curves, dots

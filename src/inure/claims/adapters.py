@@ -169,7 +169,7 @@ def clean_mode(lab: Lab) -> Verdict:
 
 
 def _history(lab: Lab, name: str) -> list[tuple[list[float], list[float]]]:
-    from ..run import Run
+    from ..runs.run import Run
 
     found = []
     for seed in lab.seeds:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from ..console import points
+from ..display.console import points
 from ..evaluation.intervals import Z95
 from .lab import Lab
 

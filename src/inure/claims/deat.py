@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..drawing import png
+from ..display.drawing import png
 from .claim import UNDECIDED, Answer, Claim, Verdict, every
 from .figures import COLOURS
 from .lab import Lab

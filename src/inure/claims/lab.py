@@ -9,12 +9,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .. import files
-from ..comparison import read_outcomes
-from ..console import stderr
+from ..display.console import stderr
 from ..evaluation.results import SUMMARY
-from ..recipe import load_recipe
-from ..run import Run
+from ..machine import files
+from ..recipe.recipe import load_recipe
+from ..runs.run import Run
+from ..targets.comparison import read_outcomes
 from ..types import Scale
 
 SCALES: dict[Scale, str] = {
@@ -62,7 +62,7 @@ class Lab:
 
     def trained(self, name: str, net: Net, seed: int) -> Run:
         """The run of a net."""
-        from ..train import train
+        from ..training.train import train
 
         recipe = load_recipe(net.recipe, [*net.overrides, *self.overrides, f"seed={seed}"])
         folder = self.folder / "nets" / name / f"seed{seed}"
@@ -74,7 +74,7 @@ class Lab:
         self, run: Run, mode: str | None = None, suite: str = "quick", weights: Literal["best", "last"] | None = None
     ) -> Path:
         """The folder of an evaluation of a run in a mode; None is the usual one, and of ``weights`` those chosen."""
-        from ..target import evaluate_target
+        from ..targets.target import evaluate_target
 
         name = suite if mode is None else f"{suite}-{mode.replace('=', '').replace(',', '_')}"
         name = name if weights is None else f"{name}-{weights}"

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import files
-from ..comparison import read_labels, read_outcomes
-from ..run import Run
+from ..machine import files
+from ..runs.run import Run
+from ..targets.comparison import read_labels, read_outcomes
 from ..types import Scale
 from .claim import UNDECIDED, Answer, Claim, Interval, Verdict, every, interval_of, of_seeds
 from .figures import dots

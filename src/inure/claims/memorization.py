@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from ..run import Run
+from ..runs.run import Run
 from ..types import Scale
 from .claim import UNDECIDED, Answer, Claim, Interval, Verdict, above, every, interval_of, of_seeds
 from .figures import Curve, curves, dots
@@ -162,8 +162,8 @@ def random_labels(lab: Lab) -> Verdict:
 def _on_training_images(lab: Lab, run: Run) -> Path:
     """The folder of an evaluation on the images and labels that the run was trained on."""
     from ..evaluation import evaluate
-    from ..load import load
-    from ..target import device_of
+    from ..runs.load import load
+    from ..targets.target import device_of
 
     folder = run.path / "evaluations" / ("training" if lab.examples is None else f"training-of-{lab.examples}")
     if not (folder / "summary.json").exists():

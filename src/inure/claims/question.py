@@ -4,12 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..comparison import compare_outcomes
-from ..errors import UserError
-from ..run import Run
+from ..runs.run import Run
+from ..settings.errors import UserError
 from ..study import Study, load_study
 from ..study.jobs import Job, jobs_of
 from ..study.run import run_study
+from ..targets.comparison import compare_outcomes
 from .claim import UNDECIDED, Answer, Interval, Verdict, above, below, every, within
 from .figures import dots
 from .lab import Lab, summary_of

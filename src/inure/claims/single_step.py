@@ -13,12 +13,12 @@ from typing import Any, Literal
 
 import torch
 
-from .. import files
 from ..attacks import FGSM
-from ..load import load
+from ..machine import files
 from ..measures.alignment import gradient_alignment
 from ..noise import CounterNoise
-from ..run import Run
+from ..runs.load import load
+from ..runs.run import Run
 from ..study.jobs import Job
 from ..types import Scale
 from .claim import Claim, Verdict, every, of_seeds

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import NonFinite, Stop, UserError, unknown_name
+from ..settings.errors import NonFinite, Stop, UserError, unknown_name
 from . import analyze, compare, evaluate, export, listing, predict, report, reproduce, soup, study, train
 
 _USAGE: type[Exception] = typer.BadParameter.__mro__[1]  # type: ignore[assignment]
@@ -108,7 +108,7 @@ def _say(line: str) -> None:
 
 
 def _is_child() -> bool:
-    from ..engine import is_child
+    from ..machine.engine import is_child
 
     return is_child()
 
@@ -142,7 +142,7 @@ def _usage_mistake(error: Any, arguments: list[str]) -> UserError:
 
 def _as_setting(option: str) -> str | None:
     """``seed=VALUE`` for ``--seed``: settings of the recipe are written without dashes."""
-    from ..recipe import Recipe
+    from ..recipe.recipe import Recipe
 
     key = option.removeprefix("--").replace("-", "_")
     return f"{key}=VALUE" if key.partition(".")[0] in Recipe.model_fields else None

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import UserError
+from ..settings.errors import UserError
 
 
 def analyze(
@@ -30,7 +30,7 @@ def analyze(
 
     inure analyze ntk RUN compares the tangent kernels of its best and last weights at clean and attacked images.
     """
-    from ..analyze import analyze as run
+    from ..analyses.analyze import analyze as run
 
     if examples is not None and examples < 1:
         raise UserError("--examples", examples, "a whole number >= 1")

@@ -16,7 +16,7 @@ def compare(
 
     One line a quantity on stdout: name, A, B, difference with its 95 % interval, only A right, only B right, p.
     """
-    from ..comparison import compare_outcomes
+    from ..targets.comparison import compare_outcomes
 
     rows = compare_outcomes(a, b, suite=suite)
     if len(rows) == 1:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import UserError
+from ..settings.errors import UserError
 
 
 def evaluate(
@@ -65,7 +65,7 @@ def evaluate(
     than the full cascade gives an upper bound. The suites corruptions and shifts measure several sets, and with
     +SUITE attack each: corruptions+quick. --verify exits with 3 where a stored set is not what it claims to be.
     """
-    from ..target import evaluate_target
+    from ..targets.target import evaluate_target
 
     if fail_under is not None and not 0 <= fail_under <= 1:
         raise UserError("--fail-under", fail_under, "a fraction in [0, 1]", "0.4")
@@ -75,7 +75,7 @@ def evaluate(
         for name, value in (("--suite", suite), ("--audit", audit), ("--store-adversarial", store_adversarial)):
             if value:
                 raise UserError(name, "with --verify", f"no {name}: a stored set is checked, nothing is attacked")
-        from ..verify import verify_target
+        from ..targets.verify import verify_target
 
         finding = verify_target(
             target, verify, data=data, examples=examples, threat=threat, mode=mode, weights=weights, out=out,
@@ -89,8 +89,8 @@ def evaluate(
         store_adversarial=store_adversarial, batch_size=batch_size, seed=seed, search_precision=search_precision,
         channels_last=channels_last, device=device, devices=devices, quiet=quiet,
     )  # fmt: skip
-    from ..engine import is_child
     from ..evaluation.flags import severe
+    from ..machine.engine import is_child
 
     if is_child():
         return 0

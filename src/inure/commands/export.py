@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import UserError
+from ..settings.errors import UserError
 
 
 def export(
@@ -25,7 +25,7 @@ def export(
     timm.create_model("local-dir:FOLDER", pretrained=True) loads what --format timm wrote. --format robustbench
     writes a submission: a model file, weights, model_info and the text of the issue.
     """
-    from ..target import parse_mode
+    from ..targets.target import parse_mode
 
     given = {}
     for pair in info or []:
@@ -34,14 +34,14 @@ def export(
             raise UserError("--info", pair, "KEY=VALUE", '--info title="..."')
         given[key.strip()] = value.strip()
     if format == "robustbench":
-        from ..console import stderr
-        from ..robustbench import export_robustbench
+        from ..display.console import stderr
+        from ..export.robustbench import export_robustbench
 
         submission = export_robustbench(run, mode=parse_mode(mode), out=out, info=given)
         for line in submission.warnings:
             stderr().print(f"warning: {line}", markup=False, soft_wrap=True)
         print(submission.folder)
         return
-    from ..export import export as write
+    from ..export.export import export as write
 
     print(write(run, format, mode=parse_mode(mode), out=out, info=given))

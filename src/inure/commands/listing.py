@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import UserError, unknown_name
+from ..settings.errors import UserError, unknown_name
 
 
 def list_items(
@@ -71,20 +71,20 @@ def _adapters() -> Iterable[tuple[str, str]]:
 
 
 def _suites() -> Iterable[tuple[str, str]]:
-    from .. import shifted_sets
     from ..evaluation import suites
+    from ..targets import shifted_sets
 
     return (*suites.ABOUT.items(), *shifted_sets.ABOUT.items())
 
 
 def _recipes() -> Iterable[tuple[str, str]]:
-    from ..shipped import shipped_names
+    from ..recipe.shipped import shipped_names
 
     return shipped_names("recipes")
 
 
 def _studies() -> Iterable[tuple[str, str]]:
-    from ..shipped import shipped_names
+    from ..recipe.shipped import shipped_names
 
     return shipped_names("studies")
 

@@ -14,7 +14,7 @@ def predict(
     top: Annotated[int, typer.Option(help="Classes to print for each image.")] = 1,
 ) -> None:
     """Classify image files: one line each on stdout, file, then class and probability, tabs between."""
-    from ..prediction import predict_files
+    from ..targets.prediction import predict_files
 
     for path, classes in predict_files(target, images, mode=mode, weights=weights, top=top):
         print("\t".join([str(path), *(f"{name}\t{probability:.4f}" for name, probability in classes)]))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import UserError
+from ..settings.errors import UserError
 
 
 def reproduce(
@@ -35,7 +35,7 @@ def reproduce(
         for name, item in CLAIMS.items():
             print(f"{name}\t{item.statement}")
         return
-    from ..reproduce import reproduce as run
+    from ..claims.reproduce import reproduce as run
 
     if seeds < 1:
         raise UserError("--seeds", seeds, "a whole number >= 1")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import UserError
+from ..settings.errors import UserError
 
 
 def soup(
@@ -55,7 +55,7 @@ def soup(
     runs the mixes are of whole nets, uniform and greedy soups are measured too, and weights.safetensors is the mix
     that --choose (else mean) names.
     """
-    from ..soup import make_soup
+    from ..soups.soup import make_soup
 
     if examples is not None and examples < 1:
         raise UserError("--examples", examples, "a whole number >= 1")

@@ -30,7 +30,7 @@ def study(
     suite, before (runs to start from), against (what to compare with), scales. Called several times with one --out,
     the processes share the runs: CUDA_VISIBLE_DEVICES=0 inure study NAME --out DIR & CUDA_VISIBLE_DEVICES=1 ...
     """
-    from ..engine import is_child
+    from ..machine.engine import is_child
     from ..study import load_study, run_study
     from .train import seeds_of
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import UserError
+from ..settings.errors import UserError
 
 
 def train(
@@ -33,7 +33,7 @@ def train(
     epochs=30 method.attack.threat.epsilon=8/255     inure train digits/mart seeds=0,1,2
     """
     begin = time.monotonic()
-    from ..recipe import load_recipe
+    from ..recipe.recipe import load_recipe
 
     if max_minutes is not None and max_minutes <= 0:
         raise UserError("--max-minutes", max_minutes, "a number of minutes > 0")
@@ -47,22 +47,22 @@ def train(
         return
     loaded = load_recipe(recipe, rest)
     if dry_run:
-        from ..forecast import forecast
+        from ..training.forecast import forecast
 
         forecast(loaded)
         return
-    from ..train import train as run
+    from ..training.train import train as run
 
     left = None if max_minutes is None else max_minutes - (time.monotonic() - begin) / 60
     path = run(loaded, out, name=recipe, resume=resume, max_minutes=left, quiet=quiet)
-    from ..engine import is_child
+    from ..machine.engine import is_child
 
     if not is_child():
         print(path)
 
 
 def _train_seeds(recipe: str, overrides: list[str], seeds: list[int], out: Path | None, quiet: bool) -> None:
-    from ..engine import is_child
+    from ..machine.engine import is_child
     from ..study import Study, run_study
 
     path = run_study(Study(base=recipe, set=overrides, seeds=seeds), out, name=recipe, quiet=quiet)

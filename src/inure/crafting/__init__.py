@@ -5,7 +5,7 @@ from typing import Any, get_args
 from pydantic import model_validator
 from torch import nn
 
-from ..config import Settings
+from ..settings.config import Settings
 from ..types import Images
 from .attention_dropping import AttentionDropping
 from .perturbation_masking import PerturbationMasking

@@ -4,9 +4,9 @@ import torch
 from pydantic import PrivateAttr
 from torch import Tensor, nn
 
-from ..config import Settings
-from ..errors import UserError
 from ..schedules import Share, warm
+from ..settings.config import Settings
+from ..settings.errors import UserError
 from ..types import Images
 from .gates import Gate, find_carriers, gates_of, is_compiled
 

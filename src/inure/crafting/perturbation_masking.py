@@ -4,9 +4,9 @@ import torch
 from pydantic import Field, PrivateAttr
 from torch import Tensor, nn
 
-from ..config import Settings, Whole
-from ..errors import UserError
 from ..schedules import Share, warm
+from ..settings.config import Settings, Whole
+from ..settings.errors import UserError
 from ..types import Images
 
 

@@ -6,8 +6,8 @@ import torch
 from pydantic import Field, PrivateAttr
 from torch import Tensor, nn
 
-from ..config import Real, Settings
-from ..errors import UserError
+from ..settings.config import Real, Settings
+from ..settings.errors import UserError
 from ..types import Images
 
 

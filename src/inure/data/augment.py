@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
-from ..config import Real, Settings, Whole
-from ..errors import UserError
+from ..settings.config import Real, Settings, Whole
+from ..settings.errors import UserError
 from ..types import Images, Labels
 from .rand_augment import RandAugment
 from .resized_crop import resized_crop

@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from .. import files
-from ..errors import UserError
+from ..machine import files
+from ..settings.errors import UserError
 from .image_set import ImageSet
 
 FILE = "rows.safetensors"

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ..errors import UserError
+from ..settings.errors import UserError
 
 
 def class_numbers(chosen: Sequence[str | int], names: Sequence[str], setting: str) -> list[int]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..errors import UserError, unknown_name
+from ..settings.errors import UserError, unknown_name
 from .encoded import ArrayCells, Encoded, hash_cells, shorten
 from .imagenet_files import read_wnid_folders
 

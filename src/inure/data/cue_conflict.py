@@ -5,7 +5,7 @@ Geirhos et al., 2019, arXiv:1811.12231.
 
 from pathlib import Path
 
-from ..errors import UserError
+from ..settings.errors import UserError
 from .encoded import Encoded, shorten
 from .imagenet_files import encode_folders, images_by_folder
 from .readout import Readout

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..errors import UserError
+from ..settings.errors import UserError
 from .encoded import Cell, Cells, Encoded
 from .image_set import ImageSet, Lazy
 from .progress import SlowProgress

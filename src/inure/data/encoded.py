@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from ..settings.errors import UserError
 from .readout import Readout
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import UserError
+from ..settings.errors import UserError
 from .hub import library, quiet
 from .spec import SPLITS, UNNAMED, Spec
 

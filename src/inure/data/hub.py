@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import UserError
+from ..settings.errors import UserError
 from .encoded import ArrowCells, Encoded, checked_classes, hash_cells
 from .parquet import IMAGE_COLUMNS, LABEL_COLUMNS, find_column, whole_labels
 from .spec import SPLITS, Spec

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from ..settings.errors import UserError
 from .encoded import Cells, Encoded, FileCells, hash_cells, shorten
 from .readout import Readout
 

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 
-from ..config import Real, Settings, Whole
-from ..errors import UserError
+from ..settings.config import Real, Settings, Whole
+from ..settings.errors import UserError
 from .class_numbers import class_numbers
 from .image_set import ImageSet
 from .long_tailed import Seed

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..errors import UserError
+from ..settings.errors import UserError
 from ..types import Images, Labels
 from .augment import Augment
 from .image_set import ImageSet

@@ -12,8 +12,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..config import Real, Settings, Whole
-from ..errors import UserError
+from ..settings.config import Real, Settings, Whole
+from ..settings.errors import UserError
 from .chosen_rows import read_rows
 from .class_numbers import class_numbers
 from .image_set import ImageSet

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from ..settings.errors import UserError
 from .corruptions import CORRUPTIONS, SEVERITIES, corrupted, refuse_shape
 from .image_set import ImageSet, Lazy
 from .shifts import is_corrupted

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from ..settings.errors import UserError
 from .encoded import ArrowCells, Cells, Encoded, binary_and_paths, checked_classes, map_arrow_file, shorten
 
 if TYPE_CHECKING:

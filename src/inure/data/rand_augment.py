@@ -6,8 +6,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..config import Real, Settings, Whole
-from ..errors import UserError
+from ..settings.config import Real, Settings, Whole
+from ..settings.errors import UserError
 from .image_operations import OPERATIONS
 
 _STRONGEST = 10

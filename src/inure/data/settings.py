@@ -6,8 +6,8 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from ..config import Real, Settings, Whole, parse_real
-from ..errors import UserError
+from ..settings.config import Real, Settings, Whole, parse_real
+from ..settings.errors import UserError
 from .class_numbers import class_numbers
 from .image_set import ImageSet, rows_of_classes
 from .label_noise import LabelNoise, corrupt

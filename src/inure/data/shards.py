@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import UserError
+from ..settings.errors import UserError
 from .spec import SPLITS, UNNAMED, Spec
 
 _SHARD = re.compile(r"[-_.]?\d{4,}-of-\d{4,}.*$")

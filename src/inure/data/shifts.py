@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from ..errors import UserError, unknown_name
+from ..settings.errors import UserError, unknown_name
 from .corrupted_files import read_cifar10_c, read_imagenet_c
 from .cue_conflict import read_conflict
 from .encoded import Encoded

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..errors import UserError
+from ..settings.errors import UserError
 from .contrast import with_contrast
 from .decode import decode_set
 from .digits import read_digits

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import UserError
+from ..settings.errors import UserError
 
 ALLOWED = (
     "digits, a parquet file, a folder or glob of parquet files, an image folder, hub:OWNER/NAME, or NAME:DIR as in "

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from ..settings.errors import UserError
 
 
 def stratified_split(labels: Tensor, size: float, seed: int = 0, *, every_class: bool = False) -> tuple[Tensor, Tensor]:

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field, model_validator
 
-from ..config import Real, Settings, Whole
-from ..errors import UserError
+from ..settings.config import Real, Settings, Whole
+from ..settings.errors import UserError
 
 _LONG_TAILED = 2
 """The largest class has at least so many times the training images of the smallest: else there are no groups."""

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..data import ImageSet
-from ..errors import UserError
 from ..noise import CounterNoise
+from ..settings.errors import UserError
 from ..types import Images
 
 

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .. import files
-from ..config import differences
-from ..errors import UserError
+from ..machine import files
+from ..settings.config import differences
+from ..settings.errors import UserError
 
 
 class Journal:

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from ..data import ImageSet
-from ..errors import UserError
 from ..models import Classifier
 from ..models.adapt import fold
 from ..models.modes import attack_mode
+from ..settings.errors import UserError
 from .examples import Examples
 from .metered import Metered
 

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from .. import files
+from ..machine import files
 from ..types import Images
 from .results import EXAMPLES
 from .verdicts import Verdicts

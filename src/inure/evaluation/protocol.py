@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from .. import config
 from ..models import Classifier
+from ..settings import config
 from ..threat import Geometry
 from ..types import Criterion
 from .examples import Examples

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .. import files
+from ..machine import files
 from .journal import refuse_other_protocol, unfinished
 
 SUMMARY, OUTCOMES, EXAMPLES = "summary.json", "outcomes.parquet", "examples.safetensors"

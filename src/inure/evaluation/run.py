@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from ..attacks import Transferred
-from ..console import Bars
 from ..data import ImageSet
-from ..errors import UserError, unknown_name
+from ..display.console import Bars
 from ..losses import cross_entropy
+from ..settings.errors import UserError, unknown_name
 from ..threat import Geometry, describe_threat, parse_threat
 from .by_class import CountGroups, ShareGroups, by_class
 from .cascade import Cascade, repeatable

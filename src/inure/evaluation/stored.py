@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import files
-from ..errors import UserError
+from ..machine import files
+from ..settings.errors import UserError
 from ..threat import Geometry, describe_threat
 from .examples import Examples
 from .results import ADVERSARIAL

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..console import Bars, with_interval
-from ..errors import UserError
+from ..display.console import Bars, with_interval
 from ..models.modes import attack_mode, frozen
+from ..settings.errors import UserError
 from ..threat import Geometry, describe_threat
 from ..types import Images
 from .cascade import repeatable

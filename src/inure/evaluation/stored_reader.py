@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..errors import UserError
+from ..settings.errors import UserError
 from ..types import Images
 
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".npy")

@@ -12,8 +12,8 @@ from ..attacks import APGD, DDN, FAB, FGSM, PGD, Square, Targeted, Transferred
 from ..attacks import Attack as AnyAttack
 from ..attacks.fab import MANY_CLASSES
 from ..attacks.square import unbounded_margin
-from ..errors import UserError
 from ..losses import cross_entropy, dlr, hard, margin, targeted_dlr, targeted_margin
+from ..settings.errors import UserError
 from ..threat import L1, L2, Geometry
 from ..types import Labels, Logits, PerExample
 

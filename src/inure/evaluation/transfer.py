@@ -9,8 +9,8 @@ from torch import nn
 
 from ..attacks import Transferred
 from ..data import ImageSet
-from ..errors import UserError
 from ..losses import cross_entropy
+from ..settings.errors import UserError
 from ..threat import Geometry
 from .examples import Examples
 from .metered import Metered

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..settings.errors import UserError
 from ..types import Images
 from .jacobian import BatchNormMode, Jacobian, looking_at, unwrapped
 

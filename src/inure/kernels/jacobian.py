@@ -11,8 +11,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from ..errors import UserError
 from ..models.modes import attack_mode
+from ..settings.errors import UserError
 from ..types import Images
 
 BatchNormMode = Literal["running", "batch"]

@@ -10,9 +10,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..attacks.gradient import cosines, input_gradient
-from ..config import Real, Whole
 from ..losses import cross_entropy
 from ..models.modes import attack_mode, frozen
+from ..settings.config import Real, Whole
 from ..types import Criterion, Images, Labels, Noise, PerExample
 from .measure import Measured, Probe
 

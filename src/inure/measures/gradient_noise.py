@@ -12,11 +12,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..config import Whole
-from ..errors import UserError
 from ..losses import cross_entropy
+from ..machine.precision import finest
 from ..models.modes import AttackMode, attack_mode
-from ..precision import finest
+from ..settings.config import Whole
+from ..settings.errors import UserError
 from ..types import Images, Labels, PerExample
 from .measure import Measured, Probe
 

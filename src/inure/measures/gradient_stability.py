@@ -17,9 +17,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..config import Real, Whole
 from ..models.modes import AttackMode, attack_mode
 from ..noise import CounterNoise
+from ..settings.config import Real, Whole
 from ..types import Batch, Criterion, Search
 from .measure import Measured, Probe
 

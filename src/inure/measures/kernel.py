@@ -5,9 +5,9 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from ..config import Whole
 from ..kernels import BatchNormMode, effective_rank, kernel_distance, spectrum, top_share, trace_kernel
 from ..memory import Facts
+from ..settings.config import Whole
 from ..types import Memory
 from .measure import Measured, Probe
 

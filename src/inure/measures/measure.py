@@ -7,11 +7,11 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from ..config import Settings, Whole
 from ..data import ImageSet
 from ..kernels import balanced_rows
 from ..models.modes import attack_mode
 from ..noise import CounterNoise
+from ..settings.config import Settings, Whole
 from ..types import Batch, Images, Memory, Noise, Search
 
 

@@ -7,11 +7,11 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ..attacks import APGD, Attack
-from ..config import Real, Settings
-from ..errors import UserError
 from ..losses import cross_entropy, hard
 from ..models.adapt import in_domain
 from ..models.modes import AttackMode, attack_mode
+from ..settings.config import Real, Settings
+from ..settings.errors import UserError
 from ..types import Batch, Criterion, Images, Logits, Losses, Search
 from .divergence import Divergence
 

@@ -9,10 +9,10 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ..attacks import FGSM
-from ..config import Real, Settings
-from ..errors import UserError
 from ..models.adapt import in_domain
 from ..models.modes import attack_mode
+from ..settings.config import Real, Settings
+from ..settings.errors import UserError
 from ..steps import fast_adv_prop_step
 from ..threat import Linf
 from ..types import Batch, Criterion, Images, Losses, Search

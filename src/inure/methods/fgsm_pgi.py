@@ -9,11 +9,11 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from ..attacks import FGSM
-from ..config import Real, Settings
-from ..errors import UserError
 from ..memory import Facts, everywhere, new_rows, write_rows
 from ..models.modes import AttackMode, attack_mode
 from ..schedules import Share
+from ..settings.config import Real, Settings
+from ..settings.errors import UserError
 from ..threat import Linf, per_image
 from ..types import Batch, Criterion, Images, Losses, Memory, Search
 from .pairs import paired_logits

@@ -8,9 +8,9 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from ..attacks import FGSM
-from ..config import Settings, Whole
-from ..errors import UserError
 from ..memory import Facts, read_slots
+from ..settings.config import Settings, Whole
+from ..settings.errors import UserError
 from ..steps.free import DELTA, free_step
 from ..threat import Linf
 from ..types import Batch, Criterion, Images, Losses, Memory, Search

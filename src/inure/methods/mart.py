@@ -6,9 +6,9 @@ from pydantic import Field
 from torch import nn
 
 from ..attacks import PGD, Attack
-from ..config import Real, Settings
 from ..losses import boosted_cross_entropy, kl, probability_of
 from ..models.modes import AttackMode, attack_mode
+from ..settings.config import Real, Settings
 from ..types import Batch, Criterion, Images, Losses, Search
 from .pairs import paired_logits
 

@@ -5,8 +5,8 @@ from typing import Literal
 from torch import nn
 
 from ..attacks import PGD, Attack
-from ..config import Settings
 from ..models.modes import AttackMode, attack_mode
+from ..settings.config import Settings
 from ..types import Batch, Criterion, Images, Losses, Search
 
 

@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
-from ..config import Settings
+from ..settings.config import Settings
 from ..types import Batch, Criterion, Images, Losses, Search
 
 

@@ -7,9 +7,9 @@ from pydantic import Field
 from torch import nn
 
 from ..attacks import PGD, Attack
-from ..config import Real, Settings
 from ..losses import kl
 from ..models.modes import AttackMode, attack_mode
+from ..settings.config import Real, Settings
 from ..types import Batch, Criterion, Images, Losses, Search
 from .divergence import Divergence
 from .pairs import paired_logits

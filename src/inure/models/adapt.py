@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError
-from ..precision import finest
+from ..machine.precision import finest
+from ..settings.errors import UserError
 from .adapters import Adapters, Mix, attach
 from .adapters.batchnorm import put_back
 from .adapters.layers import give_back

@@ -12,8 +12,8 @@ from pydantic import Field, StrictBool, model_validator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..config import Settings, Whole
-from ..errors import UserError
+from ..settings.config import Settings, Whole
+from ..settings.errors import UserError
 
 Source = Literal["training", "clean"]
 

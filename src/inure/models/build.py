@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 from torch import nn
 
-from ..config import Real, Settings, Whole
-from ..errors import UserError
+from ..settings.config import Real, Settings, Whole
+from ..settings.errors import UserError
 from .adapters import Adapters, attach
 from .batchnorm import BatchNorm
 from .classifier import Classifier

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..errors import UserError
+from ..settings.errors import UserError
 from ..types import Images, Logits
 from .adapters.mixture import Choice, Mix, Mixture
 from .adapters.settle import settle

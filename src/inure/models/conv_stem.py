@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import UserError
+from ..settings.errors import UserError
 
 _FIRST_WIDTH = 48
 

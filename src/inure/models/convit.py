@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import UserError
+from ..settings.errors import UserError
 
 
 def settle_convit(net: nn.Module, name: str) -> None:

@@ -17,8 +17,8 @@ from typing import Any
 
 from torch import nn
 
-from ..config import parse_real
-from ..errors import UserError, unknown_name
+from ..settings.config import parse_real
+from ..settings.errors import UserError, unknown_name
 
 _TARGET = re.compile(r"(?P<file>.+?\.py):(?P<function>[^():]*)(?:\((?P<arguments>.*)\))?", re.DOTALL)
 _REAL = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?(\s*/\s*[1-9][0-9]*)?")

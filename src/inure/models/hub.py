@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import UserError
+from ..settings.errors import UserError
 from .resize import fit_sizes, same_shapes
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from ..errors import UserError
+from ..settings.errors import UserError
 from .cifar_resnet import CifarResNet18
 from .cnn_digits import CNNDigits
 from .cnn_tiny import CNNTiny

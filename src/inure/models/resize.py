@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import UserError
+from ..settings.errors import UserError
 from .conv_stem import ConvStem
 
 _EMBED, _KERNEL, _POSITIONS = "patch_embed.", "patch_embed.proj.weight", "pos_embed"

@@ -14,7 +14,7 @@ from functools import partial
 
 from torch import nn
 
-from ..errors import UserError
+from ..settings.errors import UserError
 from .conv_stem import put_conv_stem
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..settings.errors import UserError
 from .classifier import Classifier
 from .resize import fit_sizes
 from .weights import load_weights, read_weights

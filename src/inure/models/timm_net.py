@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import UserError, unknown_name
+from ..settings.errors import UserError, unknown_name
 from .conv_stem import put_conv_stem
 from .convit import settle_convit
 from .hub import load_published

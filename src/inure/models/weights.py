@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..settings.errors import UserError
 from .classifier import Classifier
 from .from_file import is_file_function, net_from_file
 

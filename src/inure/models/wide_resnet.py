@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..settings.errors import UserError
 from .norms import Norm, norm_layer
 
 Activation = Literal["relu", "silu"]

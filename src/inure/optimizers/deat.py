@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from ..settings.errors import UserError
 
 _LAST, _BEFORE = "h_last", "h_before"
 

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from ..config import Real
+from ..settings.config import Real
 from .deat import DEAT, step_divisor
 from .groups import OptimizerSettings, parameter_groups
 

@@ -5,8 +5,8 @@ from typing import Annotated, Any
 from pydantic import Field
 from torch import nn
 
-from ..config import Real, Settings
 from ..models.adapters.stacks import adapter_names
+from ..settings.config import Real, Settings
 
 _UNDECAYED = ("cls_token", "pos_embed", "dist_token", "reg_token", "relative_position_bias_table", "prompt")
 

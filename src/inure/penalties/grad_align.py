@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..attacks.gradient import cosines
-from ..config import Real, Settings
 from ..models.adapt import in_domain
 from ..models.modes import AttackMode, attack_mode
 from ..noise import GeneratorNoise
+from ..settings.config import Real, Settings
 from ..types import Criterion, Images, Labels, PerExample
 from .penalty import Outer
 

@@ -6,9 +6,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..config import Real, Settings
 from ..losses import hard
 from ..memory import CLASS_COUNTS
+from ..settings.config import Real, Settings
 from ..types import Labels, PerExample
 from .penalty import Outer
 

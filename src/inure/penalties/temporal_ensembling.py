@@ -8,11 +8,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from ..config import Real, Settings
-from ..errors import UserError
 from ..memory import Facts, new_rows, write_rows
 from ..models.modes import attack_mode
 from ..schedules import Share
+from ..settings.config import Real, Settings
+from ..settings.errors import UserError
 from ..types import Batch, Logits, Memory, PerExample, Term
 from .penalty import Outer
 

@@ -8,10 +8,10 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from ..config import Real, Settings
 from ..models.adapters.stacks import adapter_names
 from ..models.modes import attack_mode
 from ..schedules import Share
+from ..settings.config import Real, Settings
 
 
 class AWP(Settings):

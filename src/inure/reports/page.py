@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
-from ..files import write_text
+from ..machine.files import write_text
+from ..settings.errors import UserError
 from .audits import audits
 from .dials import dials
 from .figures import CLEAN, EXTRA, ROBUST, RUN_COLOURS, training_curves

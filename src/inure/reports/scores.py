@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..config import parse_real
+from ..settings.config import parse_real
 from .run_files import EvaluationFiles, RunFiles, dig, number, records, whole
 
 if TYPE_CHECKING:

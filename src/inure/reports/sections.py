@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ..overfitting import overfitting_text
+from ..training.overfitting import overfitting_text
 from .checkpoints import Checkpoint, kept_checkpoints
 from .figures import confusion_figure
 from .long_tail import LongTailPart, long_tail_part

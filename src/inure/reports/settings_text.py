@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from ..config import parse_real
+from ..settings.config import parse_real
 from .names import data_name, method_name
 from .odd_settings import odd_settings, optimizer_text
 from .run_files import RunFiles, dig, number, records, whole

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import UserError
+from ..settings.errors import UserError
 
 if TYPE_CHECKING:
     from .settings import Part, Study

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UserError, unknown_name
+from ..settings.errors import UserError, unknown_name
 from .cells import cells_of, places_in, reference_levels, reference_of, slug
 
 if TYPE_CHECKING:

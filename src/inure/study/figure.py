@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..drawing import png
+from ..display.drawing import png
 from .results import CellResult, compared, mean_and_deviation
 
 if TYPE_CHECKING:

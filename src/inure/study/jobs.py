@@ -7,10 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .. import files
-from ..errors import NonFinite
-from ..recipe import Recipe, load_recipe
-from ..run import Run
+from ..machine import files
+from ..recipe.recipe import Recipe, load_recipe
+from ..runs.run import Run
+from ..settings.errors import NonFinite
 from .cells import fill_places, places_in, slug
 from .settings import Study
 
@@ -108,8 +108,8 @@ def run_job(job: Job, failures: Mapping[Path, str], *, quiet: bool) -> dict[str,
         UserError: If data or settings do not fit.
         Stop: After a signal, once the state is saved.
     """
-    from ..target import evaluate_target
-    from ..train import train
+    from ..targets.target import evaluate_target
+    from ..training.train import train
 
     for need in job.needs:
         if need.folder in failures:

@@ -6,7 +6,7 @@ import os
 import socket
 from pathlib import Path
 
-from .. import files
+from ..machine import files
 
 _HELD = (errno.EACCES, errno.EAGAIN)
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import files
-from ..console import Bars, markdown
+from ..display.console import Bars, markdown
+from ..machine import files
 from .figure import figure_of
 from .jobs import Job, run_job
 from .results import CellResult, collect

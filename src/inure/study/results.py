@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..comparison import compare_outcomes
-from ..errors import UserError
+from ..settings.errors import UserError
+from ..targets.comparison import compare_outcomes
 from .cells import reference_of
 from .jobs import QUANTITIES, Job
 from .settings import Study

@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from .. import config, engine, files
-from ..console import stderr, table
-from ..errors import Stop, UserError
-from ..run import default_out
+from ..display.console import stderr, table
+from ..machine import engine, files
+from ..runs.run import default_out
+from ..settings import config
+from ..settings.errors import Stop, UserError
 from .checks import refuse_other_measures
 from .jobs import jobs_of
 from .progress import Progress

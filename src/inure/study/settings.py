@@ -5,11 +5,11 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from .. import config
-from ..config import Settings, Whole
-from ..errors import UserError, unknown_name
 from ..evaluation.suites import SUITES
-from ..shipped import find_shipped
+from ..recipe.shipped import find_shipped
+from ..settings import config
+from ..settings.config import Settings, Whole
+from ..settings.errors import UserError, unknown_name
 from ..types import Scale
 from .cells import Cell, cells_of
 from .checks import refuse_impossible_runs

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .. import engine
-from ..errors import UserError
+from ..machine import engine
+from ..settings.errors import UserError
 from .jobs import Job
 from .lock import holder_of, take
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ..console import percent, points
+from ..display.console import percent, points
 from .results import CellResult, compared, mean_and_deviation
 
 _PLAIN = ["run", "clean (mean, sd)", "robust (mean, sd)", "robust by seed"]

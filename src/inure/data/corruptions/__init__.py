@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import UserError, unknown_name
 from ...noise import mix_integers
+from ...settings.errors import UserError, unknown_name
 from ..image_set import ImageSet, Lazy
 from ..progress import SlowProgress
 from .blur import defocus_blur, glass_blur, motion_blur, zoom_blur

@@ -14,10 +14,10 @@ import torch
 
 from ...attacks import FGSM, PGD, Square
 from ...attacks.square import unbounded_margin
-from ...console import Bars
-from ...errors import UserError
+from ...display.console import Bars
 from ...losses import cross_entropy, margin
 from ...models.modes import attack_mode, frozen
+from ...settings.errors import UserError
 from ...threat import Geometry, Linf, describe_threat
 from ..examples import Examples
 from ..flags import flag

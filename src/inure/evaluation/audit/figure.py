@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ...drawing import png
+from ...display.drawing import png
 from .curves import Curves
 
 _BLUE, _RED, _GREY = "#4477aa", "#cc6677", "0.55"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ... import config
+from ...settings import config
 from ...threat import Geometry
 from ...types import Images, Labels, Logits
 from ..batches import Batches, Found

@@ -6,21 +6,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 from torch import nn
 
-from ...config import Settings, Whole
-from ...errors import UserError
-from . import (
-    batchnorm,
-    bias,
-    bottleneck,
-    cls_token,
-    everything,
-    head,
-    lora,
-    norm,
-    patch_embed,
-    position,
-    prompt,
-)
+from ...settings.config import Settings, Whole
+from ...settings.errors import UserError
+from . import batchnorm, bias, bottleneck, cls_token, everything, head, lora, norm, patch_embed, position, prompt
 from .mixture import Mix, Mixture
 from .settle import settle
 

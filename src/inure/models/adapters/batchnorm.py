@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ...errors import UserError
+from ...settings.errors import UserError
 from .layers import Mixed, exchange
 from .mixture import Mixture, weighted
 from .stacks import stack_parameter

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ...errors import UserError, unknown_name
+from ...settings.errors import UserError, unknown_name
 
 Mix = str | Mapping[str, float] | Sequence[str] | Tensor
 """A domain, affine weights over domains by name or (K,), a domain for each of several parts, or (B, K) weights."""

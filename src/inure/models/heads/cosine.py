@@ -7,8 +7,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...config import Real, Settings
-from ...errors import UserError
+from ...settings.config import Real, Settings
+from ...settings.errors import UserError
 
 
 class LinearHead(Settings):

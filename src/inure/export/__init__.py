@@ -1,0 +1,1 @@
+"""What leaves the house: formats of other tools, each in a file."""

@@ -1,0 +1,1 @@
+"""Devices and processes, files that survive a crash, signals, precision."""

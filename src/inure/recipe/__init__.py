@@ -1,0 +1,1 @@
+"""What can vary in a run, what is refused, and the YAML that ships."""
