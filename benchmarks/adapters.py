@@ -32,7 +32,7 @@ from inure.models.modes import attack_mode, frozen
 from inure.recipe.regime import Regime
 from inure.runs.load import load
 from inure.threat import Linf
-from inure.training.train import train_step
+from inure.training.step import train_step
 from inure.types import Batch
 
 NET = Model(name="deit_tiny_patch16_224", img_size=32, patch_size=4)

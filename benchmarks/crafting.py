@@ -26,7 +26,7 @@ from inure.models import Model, build
 from inure.models.modes import attack_mode, frozen
 from inure.recipe.regime import Regime
 from inure.threat import Linf
-from inure.training.train import train_step
+from inure.training.step import train_step
 from inure.types import Batch
 
 STEPS, LINF = 10, Linf(epsilon=8 / 255)

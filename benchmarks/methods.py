@@ -31,7 +31,7 @@ from inure.recipe.regime import END
 from inure.study import load_study
 from inure.study.jobs import jobs_of
 from inure.training.passes import passes
-from inure.training.train import step_of
+from inure.training.step import step_of
 from inure.types import Batch
 
 NETS = {

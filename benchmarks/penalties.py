@@ -29,7 +29,7 @@ from inure.models.modes import attack_mode, frozen
 from inure.penalties import TAIL, GradAlign, Outer, TemporalEnsembling
 from inure.recipe.regime import Regime
 from inure.threat import Linf
-from inure.training.train import train_step
+from inure.training.step import train_step
 from inure.types import Batch
 
 LINF = Linf(epsilon=8 / 255)

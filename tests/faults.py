@@ -56,7 +56,7 @@ def _at_write(number: int, strike: Callable[[int | None], NoReturn]) -> None:
 
 def before_step(number: int, action: Callable[[Any], object], *, once: bool = False) -> None:
     """Call ``action(model)`` before step ``number`` (from 1), whenever training comes there, or the first time only."""
-    train = importlib.import_module("inure.train")
+    train = importlib.import_module("inure.training.train")
     step, struck = train.train_step, False
 
     def watched(fabric: Any, model: Any, optimizer: Any, batch: Any, **joints: Any) -> Any:
@@ -116,7 +116,7 @@ def keep_final_weights(folder: Path) -> None:
     """Every process writes the net it ends with to ``rankR.safetensors``."""
     from safetensors.torch import save_file
 
-    session = importlib.import_module("inure.session").Session
+    session = importlib.import_module("inure.training.session").Session
     finish = session.finish
 
     def kept(self: Any) -> None:

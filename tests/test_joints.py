@@ -17,7 +17,7 @@ from inure.perturbation import AWP
 from inure.recipe.regime import Regime
 from inure.schedules import Piecewise, Ramp
 from inure.threat import Linf
-from inure.training.train import step_of, train_step
+from inure.training.step import step_of, train_step
 from inure.types import Batch
 from tiny import assert_same_state, counting, memory_of, soft, state_of, tiny_batch, tiny_net
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from inure.recipe.shipped import shipped_names
-from runs import TINY
+from processes import TINY
 
 ROOT = Path(__file__).parents[1]
 

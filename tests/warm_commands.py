@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NoReturn
 
 BIN = Path(sys.executable).parent
-_PRELOADED = ("sklearn.datasets", "datasets", "timm", "inure.session", "inure.evaluation", "inure.reports")
+_PRELOADED = ("sklearn.datasets", "datasets", "timm", "inure.training.session", "inure.evaluation", "inure.reports")
 """Not inure.train and inure.load, whose names in ``inure`` are those of functions."""
 _SCRIPT = """#!{python} -IS
 import json, os, socket, sys

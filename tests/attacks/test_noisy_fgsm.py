@@ -13,7 +13,7 @@ from inure.settings.errors import UserError
 from inure.threat import Linf
 from inure.training import train
 from inure.training.passes import passes
-from runs import TINY_ATTACK
+from processes import TINY_ATTACK
 from tiny import noise_of
 
 LINF = Linf(epsilon=0.05)

@@ -15,8 +15,8 @@ from inure.optimizers import SGD
 from inure.recipe.recipe import Recipe, load_recipe
 from inure.recipe.regime import Regime
 from inure.settings.errors import UserError
-from inure.training.train import train_step
-from runs import TINY_ATTACK, assert_same_run, inure, newest_checkpoint, records
+from inure.training.step import train_step
+from processes import TINY_ATTACK, assert_same_run, inure, newest_checkpoint, records
 from tiny import tiny_batch, tiny_net
 
 RECIPE = Recipe(method=PGDAT(), balance=Balance(counts=True))

@@ -14,8 +14,8 @@ from inure.penalties import GradAlign
 from inure.recipe.recipe import load_recipe
 from inure.recipe.regime import Regime
 from inure.threat import L2, Linf
-from inure.training.train import train_step
-from runs import TINY_ATTACK, inure, records
+from inure.training.step import train_step
+from processes import TINY_ATTACK, inure, records
 from tiny import noise_of, soft, tiny_batch, tiny_net
 
 LINF = Linf(epsilon=0.05)

@@ -16,7 +16,7 @@ from inure.recipe.recipe import load_recipe
 from inure.recipe.regime import Regime
 from inure.settings.errors import UserError
 from inure.threat import Linf
-from inure.training.train import train_step
+from inure.training.step import train_step
 from inure.types import Batch
 
 ATTACK = PGD(threat=Linf(epsilon=0.05), steps=3, start="gaussian")

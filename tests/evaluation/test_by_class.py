@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inure.evaluation.by_class import GROUPS, CountGroups, ShareGroups, by_class, is_long_tailed
-from inure.recipe.recipe import EvaluationSettings
+from inure.recipe.slots import EvaluationSettings
 from inure.settings.config import build, dump
 from inure.settings.errors import UserError
 from inure.targets.evaluation_output import class_table

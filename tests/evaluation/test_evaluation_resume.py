@@ -18,7 +18,7 @@ from inure.evaluation import evaluate, journal
 from inure.evaluation.cascade import Cascade
 from inure.settings.errors import UserError
 from inure.threat import L2, Linf
-from runs import Command, inure
+from processes import Command, inure
 
 OPTIONS = {"suite": "quick", "threat": Linf(epsilon=0.06)}
 

@@ -14,7 +14,7 @@ from inure.methods import MART, PGDAT, TRADES, Standard
 from inure.models.batchnorm import BatchNorm
 from inure.recipe.recipe import Recipe, load_recipe
 from inure.settings.errors import UserError
-from runs import TINY_ATTACK, assert_same_run, inure, records
+from processes import TINY_ATTACK, assert_same_run, inure, records
 from tiny import assert_same_state, state_of, tiny_net
 
 SMALL = [

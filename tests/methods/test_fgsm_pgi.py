@@ -19,8 +19,8 @@ from inure.schedules import Ramp
 from inure.settings.errors import UserError
 from inure.threat import L2, Linf
 from inure.training.passes import passes
-from inure.training.train import train_step
-from runs import TINY, assert_resumes_exactly
+from inure.training.step import train_step
+from processes import TINY, assert_resumes_exactly
 from tiny import counting, memory_of, tiny_batch, tiny_net
 
 EPSILON = 0.05

@@ -16,7 +16,7 @@ from inure.penalties import Outer
 from inure.recipe.recipe import Recipe
 from inure.recipe.regime import Regime
 from inure.threat import Linf
-from inure.training.train import train_step
+from inure.training.step import train_step
 from tiny import CLASSES, SHAPE, tiny_batch
 
 ROWS = 120

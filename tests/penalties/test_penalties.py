@@ -21,8 +21,8 @@ from inure.recipe.recipe import Recipe, load_recipe
 from inure.recipe.regime import Regime
 from inure.schedules import Ramp
 from inure.training.passes import passes
-from inure.training.train import train_step
-from runs import TINY_ATTACK, assert_same_run, in_two_processes, inure, records, saved_steps
+from inure.training.step import train_step
+from processes import TINY_ATTACK, assert_same_run, in_two_processes, inure, records, saved_steps
 from tiny import assert_same_state, counting, soft, state_of
 
 ALL = [GradAlign(), TemporalEnsembling(start=0), TAIL()]

@@ -27,9 +27,9 @@ from inure.settings.errors import UserError
 from inure.steps import fast_adv_prop_step
 from inure.threat import L2, Linf
 from inure.training.passes import passes
-from inure.training.train import step_of, train_step
+from inure.training.step import step_of, train_step
 from inure.types import Batch
-from runs import TINY, assert_resumes_exactly, in_two_processes, weights
+from processes import TINY, assert_resumes_exactly, in_two_processes, weights
 from tiny import assert_same_state, soft, state_of, tiny_batch, tiny_net
 
 KINDS = [None, "cls_token", "norm", ["head", "lora"], "all"]

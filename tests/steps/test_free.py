@@ -22,9 +22,9 @@ from inure.settings.errors import UserError
 from inure.steps.free import DELTA, free_step
 from inure.threat import L2, Linf
 from inure.training.passes import passes
-from inure.training.train import step_of
+from inure.training.step import step_of
 from inure.types import Batch
-from runs import TINY, assert_resumes_exactly, in_two_processes
+from processes import TINY, assert_resumes_exactly, in_two_processes
 from tiny import assert_same_state, counting, memory_of, state_of, tiny_batch, tiny_net
 
 METHOD = Free(attack=FGSM(threat=Linf(epsilon=0.05)), replays=3)

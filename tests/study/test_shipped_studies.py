@@ -3,8 +3,7 @@
 import pytest
 
 from inure.study import load_study
-from inure.study.checks import refuse_other_measures
-from inure.study.jobs import jobs_of
+from inure.study.jobs import jobs_of, refuse_other_measures
 
 STUDIES = {
     "vit_pretraining": (4, 4, 4),

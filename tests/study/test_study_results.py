@@ -18,7 +18,7 @@ from inure.study.figure import figure_of
 from inure.study.progress import duration
 from inure.study.results import CellResult, Difference
 from inure.study.table import header_of, rows_of, short_table
-from runs import TINY, begun
+from processes import TINY, begun
 
 SET = [*TINY, "epochs=2", "optimizer.lr=0.02"]
 STUDY = Study(

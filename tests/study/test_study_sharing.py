@@ -14,7 +14,7 @@ from inure.settings import config
 from inure.settings.errors import UserError
 from inure.study import Study, run_study
 from inure.study.lock import holder_of, take
-from runs import TINY, Command, Finished, inure, records
+from processes import TINY, Command, Finished, inure, records
 
 YAML = """
 base: digits/standard

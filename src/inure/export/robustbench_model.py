@@ -13,7 +13,7 @@ from ..models.adapters.stacks import Stacks
 from ..models.from_file import is_file_function, net_from_file
 from ..runs.run import Run
 from ..settings.errors import UserError
-from .export import timm_config
+from .timm_config import timm_config
 
 _WITH_TIMM = '''"""{name}: images (B, {channels}, {height}, {width}) in [0, 1] to {classes} logits, normalised inside.
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,13 +10,11 @@ from torch import Tensor, nn
 from ..settings.errors import UserError
 from .classifier import Classifier
 from .resize import fit_sizes
+from .settings import Model
 from .weights import load_weights, read_weights
 
-if TYPE_CHECKING:
-    from .build import Model
 
-
-def read_start(model: "Model") -> dict[str, Tensor]:
+def read_start(model: Model) -> dict[str, Tensor]:
     """The tensors that ``model.weights`` names.
 
     Raises:
@@ -40,7 +38,7 @@ def holds_domains(state: Mapping[str, Tensor]) -> bool:
     return any(name.endswith((".original", ".means", ".gate", ".up")) for name in state)
 
 
-def start_from(classifier: Classifier, model: "Model", state: Mapping[str, Tensor]) -> None:
+def start_from(classifier: Classifier, model: Model, state: Mapping[str, Tensor]) -> None:
     """Load ``model.weights``, whose normalisation counts unless the recipe asks for another.
 
     Raises:
@@ -60,7 +58,7 @@ def start_from(classifier: Classifier, model: "Model", state: Mapping[str, Tenso
             raise UserError(f"model.{name}", value.flatten().tolist(), allowed)
 
 
-def start_another_task(classifier: Classifier, model: "Model", state: Mapping[str, Tensor]) -> None:
+def start_another_task(classifier: Classifier, model: Model, state: Mapping[str, Tensor]) -> None:
     """Load ``model.weights`` but for the classifier head, which stays new, in the sizes of this net.
 
     Patch kernels, position embeddings and bias tables go through ``fit_sizes``; everything else must fit. The
@@ -91,7 +89,7 @@ def start_another_task(classifier: Classifier, model: "Model", state: Mapping[st
         raise error if error.setting == "model.patch_size" else error.at("model.weights") from None
 
 
-def _weights_file(model: "Model") -> Path:
+def _weights_file(model: Model) -> Path:
     assert model.weights is not None
     path = Path(model.weights).expanduser()
     return path / "weights.safetensors" if path.is_dir() else path

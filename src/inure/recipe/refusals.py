@@ -1,6 +1,6 @@
 """The combinations of settings that cannot work, each refused by the name of the setting to change."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -9,14 +9,12 @@ from ..penalties import predicts
 from ..settings.errors import UserError
 from ..settings.mistakes import first_mistake
 from ..threat import Geometry, Linf, describe_threat
-
-if TYPE_CHECKING:
-    from .recipe import Recipe
+from .slots import Slots
 
 _PHASE = "regime.phases["
 
 
-def refuse_impossible(recipe: "Recipe") -> None:
+def refuse_impossible(recipe: Slots) -> None:
     """All combinations that cannot work, in one place.
 
     Raises:
@@ -59,7 +57,7 @@ def _kinds(piece: Any) -> str:
     return named or "an empty mapping"
 
 
-def _refuse_ignored(recipe: "Recipe", name: str) -> None:
+def _refuse_ignored(recipe: Slots, name: str) -> None:
     """A criterion that is not the default where the method has one of its own."""
     given, default = getattr(recipe.balance, name), getattr(Balance(), name)
     shown, remedy = given.kind, f"balance.{name}.kind={default.kind}"
@@ -71,7 +69,7 @@ def _refuse_ignored(recipe: "Recipe", name: str) -> None:
     raise UserError(f"balance.{name}", shown, allowed, remedy)
 
 
-def refuse_unfit(recipe: "Recipe", shape: tuple[int, ...]) -> None:
+def refuse_unfit(recipe: Slots, shape: tuple[int, ...]) -> None:
     """Attacks that images of this shape, (C, H, W), do not fit, or that need a file that is not there.
 
     Raises:
@@ -85,7 +83,7 @@ def refuse_unfit(recipe: "Recipe", shape: tuple[int, ...]) -> None:
                 raise mistake.at(f"{place}.{mistake.setting}") from None
 
 
-def _refuse_attacks(recipe: "Recipe") -> None:
+def _refuse_attacks(recipe: Slots) -> None:
     """Attacks that cannot take a trick, a schedule, the method's threat, or what the method climbs."""
     method: Any = recipe.method
     for place, attack in attacks_of(recipe).items():
@@ -103,7 +101,7 @@ def _refuse_attacks(recipe: "Recipe") -> None:
             _refuse_start(place, attack, method.kind)
 
 
-def attacks_of(recipe: "Recipe") -> dict[str, Any]:
+def attacks_of(recipe: Slots) -> dict[str, Any]:
     """All attacks of a recipe by their place: the method's, those of other adversaries, those of phases."""
     others = {f"method.adversaries.{name}": a for name, a in getattr(recipe.method, "adversaries", {}).items()}
     phases = {f"{_PHASE}{number}].attack": phase.attack for number, phase in enumerate(recipe.regime.phases)}
@@ -151,7 +149,7 @@ def _refuse_start(place: str, attack: Any, method: str) -> None:
             raise UserError(f"{place}.{name}", getattr(attack, name), allowed, _instead(place, name, better))
 
 
-def _refuse_recovery(recipe: "Recipe") -> None:
+def _refuse_recovery(recipe: Slots) -> None:
     """Guards against the collapse of an attack where there is none, or none that could be exchanged."""
     guards, method = recipe.guards, recipe.method
     if guards.catastrophic != "warn" and not hasattr(method, "attack"):
@@ -167,7 +165,7 @@ def _refuse_recovery(recipe: "Recipe") -> None:
         raise UserError("guards.catastrophic", guards.catastrophic, allowed, "guards.catastrophic=stop")
 
 
-def _refuse_penalties(recipe: "Recipe") -> None:
+def _refuse_penalties(recipe: Slots) -> None:
     """The same one twice, or one that the method or a compiled net cannot have."""
     kinds = [penalty.kind for penalty in recipe.penalties]
     for number, penalty in enumerate(recipe.penalties):
@@ -186,7 +184,7 @@ def _refuse_penalties(recipe: "Recipe") -> None:
             raise UserError(name, penalty.kind, allowed, "method.kind=pgd_at")
 
 
-def _refuse_balance(recipe: "Recipe") -> None:
+def _refuse_balance(recipe: Slots) -> None:
     """Radii by class without an attack, and what a step of the method's own has no place for."""
     method, balance = recipe.method, recipe.balance
     refused, reason = getattr(method, "refuses_of_balance", ()), f"the step of method {method.kind} has no place for it"
@@ -198,7 +196,7 @@ def _refuse_balance(recipe: "Recipe") -> None:
         raise UserError(name, balance.counts or balance.train.kind, f"{off}: {reason}", "method.kind=pgd_at")
 
 
-def _refuse_unmeasured(recipe: "Recipe") -> None:
+def _refuse_unmeasured(recipe: Slots) -> None:
     """The same measure twice, one of what is not there, or a phase that waits for what nobody measures."""
     kinds = [measure.kind for measure in recipe.measures]
     batchnorm = recipe.model.batchnorm
@@ -223,13 +221,13 @@ def _refuse_unmeasured(recipe: "Recipe") -> None:
             raise UserError(setting, phase.below.measure, allowed, "measures=[{kind: kernel}]")
 
 
-def _threats(recipe: "Recipe") -> list[Geometry]:
+def _threats(recipe: Slots) -> list[Geometry]:
     """Those that measures may meet: the attack's, and the evaluation's where nothing is attacked."""
     attack, clean = getattr(recipe.method, "attack", None), any(p.attack is None for p in recipe.regime.phases)
     return [*([] if attack is None else [attack.threat]), *([recipe.evaluation.threat] if clean or not attack else [])]
 
 
-def _refuse_other_domains(recipe: "Recipe") -> None:
+def _refuse_other_domains(recipe: Slots) -> None:
     """Parameters of domains that nothing trains, or a method whose domains the net lacks."""
     adapters, trained = recipe.model.adapters, getattr(recipe.method, "domains", ())
     if adapters is None:

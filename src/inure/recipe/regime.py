@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from ..attacks import Attack
+from ..attacks import PGD, Attack
 from ..losses import cross_entropy
 from ..methods.standard import Standard
 from ..schedules import Factor, Share
@@ -124,6 +124,12 @@ def with_attack(method: Any, attack: Any) -> Any:
     """What trains like ``method`` but with another attack; a method that is tied to its own says what that is."""
     own = getattr(method, "with_attack", None)
     return method.model_copy(update={"attack": attack}) if own is None else own(attack)
+
+
+def in_recovery(method: Any, steps: int) -> Any:
+    """What trains for the epochs of a recovery: ``method`` with PGD of at least so many steps."""
+    steps = max(steps, getattr(method.attack, "steps", 1))
+    return with_attack(method, PGD(threat=method.attack.threat, steps=steps))
 
 
 def with_radius(attack: Any, factor: float | Tensor) -> Any:

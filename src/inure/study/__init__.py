@@ -2,6 +2,6 @@
 
 from .results import mean_and_deviation
 from .run import run_study
-from .settings import Study, load_study
+from .study import Study, load_study
 
 __all__ = ["Study", "load_study", "mean_and_deviation", "run_study"]

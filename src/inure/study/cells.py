@@ -5,12 +5,10 @@ import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from ..settings.errors import UserError
-
-if TYPE_CHECKING:
-    from .settings import Part, Study
+from .settings import Part, Plan
 
 _PLACE = re.compile(r"\{([A-Za-z]\w*)\}")
 
@@ -26,7 +24,7 @@ class Cell(NamedTuple):
     """Axis, key of the grid or ``base``: what this combination has of it."""
 
 
-def cells_of(study: "Study") -> Iterator[Cell]:
+def cells_of(study: Plan) -> Iterator[Cell]:
     """Every combination, in the order of the YAML, the last axis fastest.
 
     Raises:
@@ -40,7 +38,7 @@ def cells_of(study: "Study") -> Iterator[Cell]:
                 yield _cell(study, base, parts, dict(zip(study.grid, values, strict=True)))
 
 
-def reference_of(study: "Study", cell: Cell) -> str | None:
+def reference_of(study: Plan, cell: Cell) -> str | None:
     """The name of the cell that ``cell`` is compared with; None if it is that one itself, or nothing is compared."""
     wanted = {**cell.levels, **reference_levels(study)}
     if wanted == cell.levels:
@@ -48,7 +46,7 @@ def reference_of(study: "Study", cell: Cell) -> str | None:
     return next(other.name for other in cells_of(study) if other.levels == wanted)
 
 
-def reference_levels(study: "Study") -> dict[str, Any]:
+def reference_levels(study: Plan) -> dict[str, Any]:
     """``against``, where levels of axes are text as everywhere: YAML reads ``40`` as a number."""
     return {axis: str(level) if axis in study.axes else level for axis, level in study.against.items()}
 
@@ -70,7 +68,7 @@ def places_in(overrides: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(name for override in overrides for name in _PLACE.findall(override)))
 
 
-def _cell(study: "Study", base: str | None, parts: dict[str, tuple[str, "Part"]], values: dict[str, Any]) -> Cell:
+def _cell(study: Plan, base: str | None, parts: dict[str, tuple[str, Part]], values: dict[str, Any]) -> Cell:
     levels = {axis: level for axis, (level, _) in parts.items()}
     own = {axis: part.base for axis, (_, part) in parts.items() if part.base is not None}
     if len(own) > 1 or (own and isinstance(study.base, list)):
@@ -90,7 +88,7 @@ def _cell(study: "Study", base: str | None, parts: dict[str, tuple[str, "Part"]]
     )
 
 
-def _shown(study: "Study", levels: Mapping[str, str]) -> list[str]:
+def _shown(study: Plan, levels: Mapping[str, str]) -> list[str]:
     """The levels as parts of a name: with the axis where two axes have levels of that name."""
     names = [level for axis in study.axes.values() for level in axis]
     return [level if names.count(level) == 1 else f"{axis}={level}" for axis, level in levels.items()]

@@ -2,19 +2,16 @@
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..settings.errors import UserError, unknown_name
-from .cells import cells_of, places_in, reference_levels, reference_of, slug
-
-if TYPE_CHECKING:
-    from .jobs import Job
-    from .settings import Study
+from .cells import cells_of, places_in, reference_levels, slug
+from .settings import Plan
 
 _WORD = re.compile(r"[A-Za-z]\w*")
 
 
-def refuse_impossible_runs(study: "Study") -> None:
+def refuse_impossible_runs(study: Plan) -> None:
     """All mistakes that can be seen without the recipes. Of a study with scales, each scale is looked at by itself.
 
     Raises:
@@ -27,21 +24,7 @@ def refuse_impossible_runs(study: "Study") -> None:
     _refuse_unknown_reference(study)
 
 
-def refuse_other_measures(study: "Study", jobs: Sequence["Job"]) -> None:
-    """A difference between two cells means nothing if their robustness is measured in two ways.
-
-    Raises:
-        UserError: If a cell and its reference are evaluated with different suites or threat models.
-    """
-    measures = {job.name: (job.evaluation.name, job.recipe.evaluation.threat) for job in jobs if job.is_cell}
-    for cell in cells_of(study):
-        against = reference_of(study, cell)
-        if against is not None and measures[cell.name] != measures[against]:
-            given = f"{cell.name} against {against}, evaluated in another way"
-            raise UserError("against", given, "cells of one suite and one evaluation.threat", "against: {}")
-
-
-def _refuse_unknown_runs(study: "Study") -> None:
+def _refuse_unknown_runs(study: Plan) -> None:
     known: list[str] = []
     for name, part in study.before.items():
         if not _WORD.fullmatch(name):
@@ -61,7 +44,7 @@ def _refuse_others(setting: str, overrides: Sequence[str], known: list[str]) -> 
             raise UserError(setting, given, " | ".join(f"{{{n}}}" for n in known) or "a run of before, listed earlier")
 
 
-def _refuse_clashes(study: "Study") -> None:
+def _refuse_clashes(study: Plan) -> None:
     names: dict[str, str] = {}
     for cell in cells_of(study):
         folder = slug(cell.name)
@@ -72,7 +55,7 @@ def _refuse_clashes(study: "Study") -> None:
         names[folder] = cell.name
 
 
-def _refuse_unknown_reference(study: "Study") -> None:
+def _refuse_unknown_reference(study: Plan) -> None:
     axes: dict[str, list[Any]] = {axis: [*levels] for axis, levels in study.axes.items()} | study.grid
     if isinstance(study.base, list):
         axes["base"] = study.base

@@ -1,7 +1,7 @@
 """The runs of a study, in the order in which they are begun, and the record that each leaves when it is done."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,9 +10,9 @@ from typing import Any
 from ..machine import files
 from ..recipe.recipe import Recipe, load_recipe
 from ..runs.run import Run
-from ..settings.errors import NonFinite
-from .cells import fill_places, places_in, slug
-from .settings import Study
+from ..settings.errors import NonFinite, UserError
+from .cells import cells_of, fill_places, places_in, reference_of, slug
+from .study import Study
 
 BEFORE = "before"
 """The folder of the runs that others start from."""
@@ -86,6 +86,20 @@ def jobs_of(study: Study, out: Path) -> list[Job]:
         for seed in study.seeds
     ]
     return [*before.values(), *cells]
+
+
+def refuse_other_measures(study: Study, jobs: Sequence[Job]) -> None:
+    """A difference between two cells means nothing if their robustness is measured in two ways.
+
+    Raises:
+        UserError: If a cell and its reference are evaluated with different suites or threat models.
+    """
+    measures = {job.name: (job.evaluation.name, job.recipe.evaluation.threat) for job in jobs if job.is_cell}
+    for cell in cells_of(study):
+        against = reference_of(study, cell)
+        if against is not None and measures[cell.name] != measures[against]:
+            given = f"{cell.name} against {against}, evaluated in another way"
+            raise UserError("against", given, "cells of one suite and one evaluation.threat", "against: {}")
 
 
 def run_folder(out: Path, cell: str, seed: int) -> Path:

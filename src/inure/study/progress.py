@@ -10,8 +10,8 @@ from ..machine import files
 from .figure import figure_of
 from .jobs import Job, run_job
 from .results import CellResult, collect
-from .settings import Study
 from .sharing import Ended
+from .study import Study
 from .table import header_of, rows_of
 
 _DRAW_SECONDS = 60

@@ -10,7 +10,7 @@ from ..settings.errors import UserError
 from ..targets.comparison import compare_outcomes
 from .cells import reference_of
 from .jobs import QUANTITIES, Job
-from .settings import Study
+from .study import Study
 
 
 @dataclass(frozen=True)

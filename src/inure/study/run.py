@@ -8,11 +8,10 @@ from ..machine import engine, files
 from ..runs.run import default_out
 from ..settings import config
 from ..settings.errors import Stop, UserError
-from .checks import refuse_other_measures
-from .jobs import jobs_of
+from .jobs import jobs_of, refuse_other_measures
 from .progress import Progress
-from .settings import Study
 from .sharing import do_in_order, entered, in_group, share
+from .study import Study
 from .table import short_table
 
 

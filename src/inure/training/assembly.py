@@ -14,7 +14,8 @@ from ..models.adapters import settle
 from ..recipe.recipe import Recipe
 from ..recipe.refusals import refuse_unfit
 from ..runs.run import Run
-from .session import Session, local_module
+from .session import Session
+from .step import local_module
 from .validation import Validator
 
 

@@ -12,6 +12,7 @@ from ..models import Model, build
 from ..recipe.recipe import Recipe
 from ..recipe.regime import END
 from ..types import Batch
+from .step import step_of
 
 _IMAGES, _CLASSES, _SHAPE = 20, 4, (1, 8, 8)  # images of which a fifth is a whole number
 
@@ -26,8 +27,6 @@ def passes(recipe: Recipe, method: Any = None) -> dict[str, float]:
         recipe: What trains.
         method: In place of the recipe's, as in a phase of its regime.
     """
-    from .train import step_of
-
     counts = {"forwards": 0, "input_backwards": 0, "full_backwards": 0}
 
     def count(net: nn.Module, arguments: tuple[Tensor, ...]) -> None:

@@ -1,9 +1,7 @@
 """What is done when training goes wrong: ``guards.nonfinite`` and ``guards.catastrophic``."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..attacks import PGD
-from ..recipe.regime import with_attack
 from ..settings.errors import NonFinite
 
 if TYPE_CHECKING:
@@ -29,12 +27,6 @@ def roll_back(session: "Session", error: NonFinite) -> None:
     # Logged at the step of the checkpoint, or the next resume would forget them with the steps that it repeats
     session.warn("nonfinite", detail)
     session.warn("rollback", f"back to step {session.progress.step}, lr times {session.progress.lr_factor:g}")
-
-
-def in_recovery(method: Any, steps: int) -> Any:
-    """What trains for the epochs of a recovery: ``method`` with PGD of at least so many steps."""
-    steps = max(steps, getattr(method.attack, "steps", 1))
-    return with_attack(method, PGD(threat=method.attack.threat, steps=steps))
 
 
 def meet_collapse(session: "Session") -> bool:

@@ -16,6 +16,7 @@ from ..display.console import Bars, percent
 from ..machine import files
 from ..machine.interrupts import Interrupts
 from ..recipe.recipe import Recipe
+from ..recipe.regime import in_recovery
 from ..runs.checkpoints import Checkpoints
 from ..runs.run import Run
 from ..settings.config import dump
@@ -26,8 +27,8 @@ from .guards import FiniteGuard
 from .ledger import Ledger, accuracies_text
 from .overfitting import overfitting, overfitting_text
 from .passes import saved
-from .recovery import in_recovery
 from .snapshot import Progress, hash_of
+from .step import local_module
 from .tracking import open_trackers
 from .validation import Validator
 
@@ -259,10 +260,3 @@ class Session:
             self.run.log({"event": "stop", "reason": self._interrupts.reason, "step": self.progress.step})
             self.run.write_info(status="stopped")
         raise Stop(self.run.path, self._interrupts.signal)
-
-
-def local_module(model: nn.Module) -> nn.Module:
-    """The net inside Fabric's wrapper (and DDP's)."""
-    module = model.module
-    assert isinstance(module, nn.Module)
-    return module

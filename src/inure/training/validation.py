@@ -12,7 +12,7 @@ from ..measures.alignment import gradient_alignment
 from ..models.adapt import adapter_products, in_domain
 from ..models.modes import attack_mode, frozen
 from ..noise import CounterNoise
-from ..recipe.recipe import EvaluationSettings
+from ..recipe.slots import EvaluationSettings
 from ..threat import Linf
 
 _PROBE = 128

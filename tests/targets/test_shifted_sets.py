@@ -18,7 +18,7 @@ from inure.targets.shifted_sets import evaluate_sets, split_suite
 from inure.targets.target import evaluate_target
 from inure.threat import Linf
 from inure.training.train import train
-from runs import Command, inure
+from processes import Command, inure
 
 FEW = ("fog", "pixelate")
 SPECS = ["digits#test@fog:3", "digits#test@glass_blur:5", "digits#train"]
@@ -211,7 +211,7 @@ def test_mistakes_are_one_line_before_anything_is_evaluated(folder, capsys, opti
 
 
 def test_a_set_of_another_shape_is_named(folder, tmp_path):
-    from runs import write_images
+    from processes import write_images
 
     write_images(tmp_path / "grey.parquet", [0, 1, 2])
     with pytest.raises(ValueError, match=r"--shift: got .*, images of \(1, 9, 9\); allowed \(1, 8, 8\)"):

@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from inure.attacks import FGSM, PGD
 from inure.methods import PGDAT, TRADES, Free
 from inure.recipe.recipe import load_recipe
+from inure.recipe.regime import in_recovery
 from inure.settings.errors import UserError
 from inure.threat import Linf
-from inure.training.recovery import in_recovery
 from inure.training.train import train
-from runs import TINY, assert_same_run, info, inure, records
+from processes import TINY, assert_same_run, info, inure, records
 
 FGSM_RUN = ("digits/pgd_at", "method.attack.kind=fgsm", *TINY, "epochs=8", "regime.epsilon=null")
 STEPS_PER_EPOCH = 11
@@ -31,7 +31,7 @@ def seems(bad: dict[int, int]) -> None:
 
     The numbers are made up; what is done about them is not.
     """
-    ends, left = importlib.import_module("inure.epoch_end"), dict(bad)
+    ends, left = importlib.import_module("inure.training.epoch_end"), dict(bad)
     real = ends.validated
 
     def validate(self, module):
@@ -48,7 +48,7 @@ def seems(bad: dict[int, int]) -> None:
 @pytest.fixture
 def looking(monkeypatch):
     """``seems``, undone at the end; and the attacks and learning rates of each epoch."""
-    ends, module = importlib.import_module("inure.epoch_end"), importlib.import_module("inure.train")
+    ends, module = importlib.import_module("inure.training.epoch_end"), importlib.import_module("inure.training.train")
     monkeypatch.setattr(ends, "validated", ends.validated)
     real, seen = module.train_step, []
 
@@ -156,7 +156,7 @@ def test_the_price_of_what_a_rollback_undid_is_counted(tmp_path, looking):
 def killed_in(epoch: int, bad: dict[int, int]) -> None:
     """A collapse that seems, and SIGKILL at the fifth step of an epoch with PGD."""
     seems(bad)
-    module = importlib.import_module("inure.train")
+    module = importlib.import_module("inure.training.train")
     real = module.train_step
 
     def deadly(fabric, model, optimizer, batch, *, method, **joints):
@@ -205,7 +205,7 @@ def test_what_cannot_be_recovered_is_refused():
 def killed_on_the_way_back(bad: dict[int, int]) -> None:
     """A collapse that seems, and SIGKILL when the return would be saved."""
     seems(bad)
-    session = importlib.import_module("inure.session").Session
+    session = importlib.import_module("inure.training.session").Session
     save = session.save
 
     def deadly(self, *, sound=False):

@@ -19,9 +19,9 @@ from inure.settings.errors import UserError
 from inure.threat import Linf
 from inure.training.passes import passes, saved
 from inure.training.snapshot import Progress
-from inure.training.train import step_of
+from inure.training.step import step_of
 from inure.training.train import train as train_run
-from runs import TINY, TINY_ATTACK, assert_same_run, info, inure, records
+from processes import TINY, TINY_ATTACK, assert_same_run, info, inure, records
 from tiny import assert_same_state, counting, state_of, tiny_batch, tiny_net
 
 ATTACK = PGD(threat=Linf(epsilon=0.05), steps=4, start="gaussian")
@@ -158,7 +158,7 @@ def test_radii_by_class_and_progress_scale_epsilon_and_step_size_together():
 @pytest.fixture
 def collapsing(monkeypatch):
     """Every validation looks like catastrophic overfitting: its accuracies are made up."""
-    ends = importlib.import_module("inure.epoch_end")
+    ends = importlib.import_module("inure.training.epoch_end")
     real, made_up = ends.accuracies, {"fgsm_accuracy": 0.9, "probe_pgd_accuracy": 0.0}
     monkeypatch.setattr(ends, "accuracies", lambda counts: {**real(counts), **made_up})
     return ends

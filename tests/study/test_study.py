@@ -13,7 +13,7 @@ from inure.commands import _run
 from inure.settings.errors import UserError
 from inure.study import Study, load_study, mean_and_deviation, run_study
 from inure.study.cells import slug
-from runs import TINY, Command, inure, records
+from processes import TINY, Command, inure, records
 
 SET = [*TINY, "epochs=1", "evaluation.suite=fgsm"]
 GRID = Study(base="digits/standard", set=SET, grid={"optimizer.lr": [1e-3, 1e-2]}, seeds=[0, 1])
@@ -28,7 +28,7 @@ def finished(tmp_path_factory) -> Path:
 @pytest.fixture
 def trained(monkeypatch) -> list[Path]:
     """The folders that are trained or found finished, in order."""
-    module, folders = importlib.import_module("inure.train"), []
+    module, folders = importlib.import_module("inure.training.train"), []
     train = module.train
 
     def watched(recipe, out, **options):

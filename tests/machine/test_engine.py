@@ -18,7 +18,7 @@ from inure.machine.engine import Engine
 from inure.recipe.recipe import load_recipe
 from inure.settings.errors import UserError
 from inure.training.train import train
-from runs import TINY_ATTACK, Command, Finished, environments, info, inure, records, saved_steps, weights
+from processes import TINY_ATTACK, Command, Finished, environments, info, inure, records, saved_steps, weights
 
 # 1280 images make 10 whole batches of 128: nothing is wrapped around to be shared equally
 RECIPE = (

@@ -19,7 +19,7 @@ from inure.recipe.recipe import load_recipe
 from inure.settings.config import dump
 from inure.threat import Linf
 from inure.training.train import train
-from runs import records, weights
+from processes import records, weights
 
 RECIPES = [f"imagenet/{method}_vit_b16" for method in ("soup", "pgd_at", "standard")]
 

@@ -21,10 +21,11 @@ from inure.methods import METHODS
 from inure.models import Model, build
 from inure.recipe.recipe import load_recipe
 from inure.training.passes import passes
-from inure.training.train import train, train_step
+from inure.training.step import train_step
+from inure.training.train import train
 from inure.types import Batch
-from runs import TINY, TINY_ATTACK, Command, weights, write_images
-from runs import inure as command
+from processes import TINY, TINY_ATTACK, Command, weights, write_images
+from processes import inure as command
 
 VERBS = (
     "train", "evaluate", "predict", "compare", "soup", "study", "analyze", "reproduce", "report", "export", "list",
@@ -438,7 +439,7 @@ def _add(found: list[float], position: int, value: float) -> None:
 
 
 def test_ctrl_c_before_training_begins_is_130(tmp_path, monkeypatch):
-    module = importlib.import_module("inure.train")
+    module = importlib.import_module("inure.training.train")
 
     def interrupted(*_, **__):
         raise KeyboardInterrupt
@@ -457,7 +458,7 @@ def test_a_fault_of_ours_is_a_traceback_with_code_1(tmp_path):
 
 
 def _break_the_loader() -> None:
-    importlib.import_module("inure.assembly").Loader = lambda *_, **__: 1 // 0
+    importlib.import_module("inure.training.assembly").Loader = lambda *_, **__: 1 // 0
 
 
 def test_a_terminal_shows_bars(tmp_path):

@@ -18,7 +18,15 @@ from safetensors.torch import load_file
 
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
-    ["pytest", "inure.train", "inure.target", "lightning_fabric", "sklearn.datasets", "timm", "matplotlib.figure"]
+    [
+        "pytest",
+        "inure.training.train",
+        "inure.targets.target",
+        "lightning_fabric",
+        "sklearn.datasets",
+        "timm",
+        "matplotlib.figure",
+    ]
 )
 
 TINY = (

@@ -22,15 +22,16 @@ from inure.models import Classifier, Model, build
 from inure.models.adapt import adapt, fold
 from inure.models.adapters.batchnorm import MixedBatchNorm
 from inure.models.adapters.stacks import PerDomain, adapter_names
-from inure.recipe.recipe import EvaluationSettings, Recipe, load_recipe
+from inure.recipe.recipe import Recipe, load_recipe
+from inure.recipe.slots import EvaluationSettings
 from inure.runs.load import in_mode, load, usual_mode
 from inure.settings.errors import UserError
 from inure.threat import Linf
 from inure.training import statistics
 from inure.training.train import train
 from inure.training.validation import Validator, accuracies
-from runs import TINY_ATTACK, assert_same_run, records
-from runs import inure as command
+from processes import TINY_ATTACK, assert_same_run, records
+from processes import inure as command
 
 OTHER_NAMES = ["method.clean=nat", "method.robust=linf", "model.adapters.domains=[nat,linf]"]
 CPU = torch.device("cpu")
@@ -81,7 +82,7 @@ def test_validation_of_a_net_without_domains_knows_no_names():
 
 
 def test_training_validates_in_the_domains_of_the_method(tmp_path, monkeypatch):
-    ends = importlib.import_module("inure.epoch_end")
+    ends = importlib.import_module("inure.training.epoch_end")
     start = ends.validated
     seen = []
 

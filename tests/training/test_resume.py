@@ -12,7 +12,7 @@ import pytest
 
 from faults import die_at_write, no_space_from_write, signal_at_step
 from inure.runs.checkpoints import Checkpoints
-from runs import (
+from processes import (
     TINY_ATTACK,
     Command,
     assert_same_run,

@@ -16,7 +16,7 @@ from inure.recipe.recipe import load_recipe
 from inure.settings.errors import NonFinite
 from inure.training.guards import FiniteGuard, warnings_of
 from inure.training.train import train
-from runs import TINY, TINY_ATTACK, assert_same_run, info, inure, newest_checkpoint, records
+from processes import TINY, TINY_ATTACK, assert_same_run, info, inure, newest_checkpoint, records
 
 RECIPE = ("digits/trades", *TINY_ATTACK)
 STEPS_PER_EPOCH = 11
@@ -159,7 +159,7 @@ def test_a_collapse_is_reported_while_training(tmp_path, capfd):
 
 def test_overfitting_to_one_step_is_reported_while_training(tmp_path, capfd, monkeypatch):
     """What the probes measured is made up; that it is looked at is not."""
-    ends = importlib.import_module("inure.epoch_end")
+    ends = importlib.import_module("inure.training.epoch_end")
     made_up = {"fgsm_accuracy": 0.9, "probe_pgd_accuracy": 0.0}
     accuracies = ends.accuracies
     monkeypatch.setattr(ends, "accuracies", lambda counts: {**accuracies(counts), **made_up})
@@ -174,7 +174,7 @@ def test_overfitting_to_one_step_is_reported_while_training(tmp_path, capfd, mon
 
 def diverging(monkeypatch, step: int, *, times: int = 99) -> list[dict]:
     """Make a weight infinite before ``step``, ``times`` times; what is returned fills with each step's facts."""
-    module = importlib.import_module("inure.train")
+    module = importlib.import_module("inure.training.train")
     real, seen = module.train_step, []
 
     def watched(fabric, model, optimizer, batch, **joints):

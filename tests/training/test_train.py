@@ -21,7 +21,8 @@ from inure.averaging import SWA
 from inure.data import Data, ImageSet
 from inure.methods import PGDAT, TRADES, Standard
 from inure.models import Classifier
-from inure.recipe.recipe import EvaluationSettings, Recipe, load_recipe
+from inure.recipe.recipe import Recipe, load_recipe
+from inure.recipe.slots import EvaluationSettings
 from inure.runs.load import load
 from inure.runs.run import Run
 from inure.settings.errors import Stop, UserError
@@ -30,8 +31,8 @@ from inure.training import statistics
 from inure.training.session import Session
 from inure.training.train import train
 from inure.training.validation import Validator, accuracies
-from runs import TINY, TINY_ATTACK, assert_same_run, info, records, saved_steps, weights, write_images
-from runs import inure as command
+from processes import TINY, TINY_ATTACK, assert_same_run, info, records, saved_steps, weights, write_images
+from processes import inure as command
 from tiny import tiny_net
 
 STANDARD = "a recipe that does not attack"
@@ -100,7 +101,7 @@ def test_a_record_of_an_epoch_says_where_it_is_and_how_well_it_does(finished):
 
 
 def test_the_recorded_loss_is_the_mean_over_the_steps(tmp_path, monkeypatch):
-    module, losses = importlib.import_module("inure.train"), []
+    module, losses = importlib.import_module("inure.training.train"), []
     step = module.train_step
 
     def watched(*arguments, **joints):
@@ -192,7 +193,7 @@ def scripted(monkeypatch, tmp_path):
     """Train with made-up validation accuracies; what each epoch's weights were is kept in files."""
 
     def run(robust: list[float], *overrides: str, clean: list[float] | None = None) -> Path:
-        module, made_up = importlib.import_module("inure.epoch_end"), zip(robust, clean or robust, strict=True)
+        module, made_up = importlib.import_module("inure.training.epoch_end"), zip(robust, clean or robust, strict=True)
         measured, save, kept = module.accuracies, Session.save, tmp_path / "kept"
         kept.mkdir()
 

@@ -13,7 +13,7 @@ from inure.runs.run import Run
 from inure.settings.errors import UserError
 from inure.targets.target import evaluate_target, find_images
 from inure.training import train
-from runs import TINY
+from processes import TINY
 
 TAIL = ("data.long_tail.kind=exp", "data.long_tail.ratio=20", "data.label_noise.kind=symmetric", "data.contrast=0.5")
 
