@@ -8,7 +8,7 @@ from inure.attacks import PGD
 from inure.losses import cross_entropy
 from inure.measures.gradient_stability import grad_norm, gradient_predictiveness, objective_of
 from inure.methods import PGDAT, TRADES
-from inure.recipe.recipe import Regime
+from inure.recipe.regime import Regime
 from inure.threat import Linf
 from tiny import assert_same_state, state_of, tiny_batch, tiny_net
 
