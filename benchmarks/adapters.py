@@ -31,6 +31,7 @@ from inure.models.adapt import adapt, in_domain
 from inure.models.modes import attack_mode, frozen
 from inure.recipe.regime import Regime
 from inure.runs.load import load
+from inure.steps import Joints
 from inure.threat import Linf
 from inure.training.step import train_step
 from inure.types import Batch
@@ -78,9 +79,13 @@ def training_step(table: Table, batch: int, repetitions: int) -> None:
 
     def step() -> None:
         train_step(
-            fabric, model, optimizer, Batch(x, y, torch.arange(batch), 0.5), method=method, balance=Balance(),
-            regime=Regime(),
-        )  # fmt: skip
+            fabric,
+            model,
+            optimizer,
+            Batch(x, y, torch.arange(batch), 0.5),
+            method=method,
+            joints=Joints(balance=Balance(), regime=Regime()),
+        )
 
     def parts() -> None:
         robust = in_domain(local, "robust")

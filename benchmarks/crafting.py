@@ -25,6 +25,7 @@ from inure.methods import PGDAT, TRADES
 from inure.models import Model, build
 from inure.models.modes import attack_mode, frozen
 from inure.recipe.regime import Regime
+from inure.steps import Joints
 from inure.threat import Linf
 from inure.training.step import train_step
 from inure.types import Batch
@@ -59,9 +60,13 @@ class Bench:
         """A step of training."""
         batch = Batch(self.x, self.y, torch.arange(len(self.x)), progress)
         return lambda: train_step(
-            self.fabric, self.model, self.optimizer, batch, method=method, balance=Balance(), regime=Regime(),
-            crafting=crafting,
-        )  # fmt: skip
+            self.fabric,
+            self.model,
+            self.optimizer,
+            batch,
+            method=method,
+            joints=Joints(balance=Balance(), regime=Regime(), crafting=crafting),
+        )
 
     def attack(self, crafting: TokenDropping | None = None) -> Callable[[], object]:
         """The attack alone."""

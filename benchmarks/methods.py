@@ -28,6 +28,7 @@ from inure.models.adapters import settle
 from inure.models.modes import attack_mode, frozen
 from inure.recipe.recipe import Recipe
 from inure.recipe.regime import END
+from inure.steps import Joints
 from inure.study import load_study
 from inure.study.jobs import jobs_of
 from inure.training.passes import passes
@@ -64,10 +65,19 @@ class Bench:
         """What training does with a batch."""
         recipe = self.recipe
         step_of(recipe.method)(
-            self.fabric, self.model, self.optimizer, self.batch, method=recipe.method, balance=recipe.balance,
-            regime=recipe.regime, penalties=recipe.penalties, perturbation=recipe.perturbation,
-            averager=self.averager,
-        )  # fmt: skip
+            self.fabric,
+            self.model,
+            self.optimizer,
+            self.batch,
+            method=recipe.method,
+            joints=Joints(
+                balance=recipe.balance,
+                regime=recipe.regime,
+                penalties=recipe.penalties,
+                perturbation=recipe.perturbation,
+                averager=self.averager,
+            ),
+        )
 
     def forward(self) -> None:
         """A pass without gradients, as in an attack."""

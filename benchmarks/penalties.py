@@ -28,6 +28,7 @@ from inure.models import Model, build
 from inure.models.modes import attack_mode, frozen
 from inure.penalties import TAIL, GradAlign, Outer, TemporalEnsembling
 from inure.recipe.regime import Regime
+from inure.steps import Joints
 from inure.threat import Linf
 from inure.training.step import train_step
 from inure.types import Batch
@@ -106,9 +107,13 @@ class Steps:
     def step(self, attack: Any, *penalties: Any) -> Callable[[], object]:
         """A step of training."""
         return lambda: train_step(
-            self.fabric, self.model, self.optimizer, self.batch, method=PGDAT(attack=attack), balance=Balance(),
-            regime=Regime(), penalties=penalties,
-        )  # fmt: skip
+            self.fabric,
+            self.model,
+            self.optimizer,
+            self.batch,
+            method=PGDAT(attack=attack),
+            joints=Joints(balance=Balance(), regime=Regime(), penalties=penalties),
+        )
 
     def passes(self, gradients: int, *, clean: bool = False, aligned: bool = False) -> Callable[[], object]:
         """So many gradients of the images, perhaps a clean forward, and an update, perhaps with a second gradient."""

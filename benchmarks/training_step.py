@@ -23,6 +23,7 @@ from inure.methods import PGDAT
 from inure.models import Model, build
 from inure.models.modes import attack_mode, frozen
 from inure.recipe.regime import Regime
+from inure.steps import Joints
 from inure.threat import Linf
 from inure.training.step import train_step
 from inure.types import Batch
@@ -57,7 +58,12 @@ class Bench:
     def step(self) -> None:
         """The whole: what training runs."""
         train_step(
-            self.fabric, self.model, self.optimizer, self.batch, method=self.method, balance=Balance(), regime=Regime()
+            self.fabric,
+            self.model,
+            self.optimizer,
+            self.batch,
+            method=self.method,
+            joints=Joints(balance=Balance(), regime=Regime()),
         )
 
     def gradient(self) -> None:

@@ -21,6 +21,7 @@ from inure.models import Model, build
 from inure.models.modes import attack_mode
 from inure.recipe.regime import Regime
 from inure.schedules import Ramp
+from inure.steps import Joints
 from inure.types import Batch, Criterion, Images, Losses, Search
 
 
@@ -58,7 +59,12 @@ def main(epochs: int = 20, name: str = "vit_digits", batch_size: int = 64) -> No
             progress = (epoch + number / len(order)) / epochs
             batch = Batch(images.batch(rows).float() / 255, images.labels[rows], rows, progress)
             logged = inure.train_step(
-                fabric, model, optimizer, batch, method=method, balance=Balance(), regime=regime, clip_norm=1.0
+                fabric,
+                model,
+                optimizer,
+                batch,
+                method=method,
+                joints=Joints(balance=Balance(), regime=regime, clip_norm=1.0),
             )
         print(f"epoch {epoch + 1}: " + ", ".join(f"{name} {float(value):.3f}" for name, value in logged.items()))
 

@@ -56,8 +56,8 @@ def _at_write(number: int, strike: Callable[[int | None], NoReturn]) -> None:
 
 def before_step(number: int, action: Callable[[Any], object], *, once: bool = False) -> None:
     """Call ``action(model)`` before step ``number`` (from 1), whenever training comes there, or the first time only."""
-    train = importlib.import_module("inure.training.train")
-    step, struck = train.train_step, False
+    module = importlib.import_module("inure.training.step")
+    step, struck = module.train_step, False
 
     def watched(fabric: Any, model: Any, optimizer: Any, batch: Any, **joints: Any) -> Any:
         nonlocal struck
@@ -66,7 +66,7 @@ def before_step(number: int, action: Callable[[Any], object], *, once: bool = Fa
             action(model)
         return step(fabric, model, optimizer, batch, **joints)
 
-    train.train_step = watched
+    module.train_step = watched
 
 
 def _step_of(progress: float) -> int:

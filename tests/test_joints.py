@@ -16,6 +16,7 @@ from inure.optimizers import SGD
 from inure.perturbation import AWP
 from inure.recipe.regime import Regime
 from inure.schedules import Piecewise, Ramp
+from inure.steps import Joints
 from inure.threat import Linf
 from inure.training.step import step_of, train_step
 from inure.types import Batch
@@ -56,11 +57,15 @@ def train(fabric, method, *, steps=2, seed=0, optimizer=None, averaging=None, ma
     memory = memory_of(method)
     logged = [
         step_of(method)(
-            fabric, model, wrapped, replace(make_batch(seed=step), memory=memory), method=method, averager=averager,
-            **joints,
+            fabric,
+            model,
+            wrapped,
+            replace(make_batch(seed=step), memory=memory),
+            method=method,
+            joints=Joints(averager=averager, **joints),
         )
         for step in range(steps)
-    ]  # fmt: skip
+    ]
     return net, averager, logged
 
 
@@ -147,9 +152,13 @@ def test_a_step_makes_the_passes_it_states_and_one_more_pair_with_awp(fabric, li
     read = counting(net)
     perturbation = AWP() if perturbed else None
     train_step(
-        fabric, model, optimizer, replace(tiny_batch(), memory=memory_of(line.method)),
-        method=line.method, balance=Balance(), regime=Regime(), perturbation=perturbation,
-    )  # fmt: skip
+        fabric,
+        model,
+        optimizer,
+        replace(tiny_batch(), memory=memory_of(line.method)),
+        method=line.method,
+        joints=Joints(balance=Balance(), regime=Regime(), perturbation=perturbation),
+    )
     assert read() == [8] * line.crafting + [8 * line.outer] * (1 + perturbed)
 
 
@@ -159,7 +168,9 @@ def test_a_step_of_its_own_makes_the_forwards_of_its_line(fabric, line):
     model, optimizer = fabric.setup(net, SGD().build(net))
     read = counting(net)
     batch = replace(tiny_batch(), memory=memory_of(line.method))
-    step_of(line.method)(fabric, model, optimizer, batch, method=line.method, balance=Balance(), regime=Regime())
+    step_of(line.method)(
+        fabric, model, optimizer, batch, method=line.method, joints=Joints(balance=Balance(), regime=Regime())
+    )
     assert read() == line.forwards
 
 

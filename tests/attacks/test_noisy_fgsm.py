@@ -11,7 +11,7 @@ from inure.attacks import FGSM, NoisyFGSM, input_gradient
 from inure.losses import cross_entropy
 from inure.settings.errors import UserError
 from inure.threat import Linf
-from inure.training import train
+from inure.training.train import train
 from inure.training.passes import passes
 from processes import TINY_ATTACK
 from tiny import noise_of

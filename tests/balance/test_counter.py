@@ -15,6 +15,7 @@ from inure.optimizers import SGD
 from inure.recipe.recipe import Recipe, load_recipe
 from inure.recipe.regime import Regime
 from inure.settings.errors import UserError
+from inure.steps import Joints
 from inure.training.step import train_step
 from processes import TINY_ATTACK, assert_same_run, inure, newest_checkpoint, records
 from tiny import tiny_batch, tiny_net
@@ -57,7 +58,9 @@ def test_a_step_counts_the_raw_logits_of_the_outer_forward_before_the_update(fab
     for step in range(3):
         batch = replace(tiny_batch(seed=step), memory=memory)
         seen.clear()
-        train_step(fabric, model, optimizer, batch, method=PGDAT(), balance=RECIPE.balance, regime=Regime())
+        train_step(
+            fabric, model, optimizer, batch, method=PGDAT(), joints=Joints(balance=RECIPE.balance, regime=Regime())
+        )
         (logits,) = seen  # the attack is in eval mode
         counted += torch.bincount(logits.argmax(1), minlength=4)
     assert memory["counter.now"].tolist() == counted.tolist()
@@ -71,7 +74,7 @@ def test_counting_changes_nothing_else(fabric):
         net = tiny_net().train()
         model, optimizer = fabric.setup(net, SGD(lr=0.5).build(net))
         batch = replace(tiny_batch(), memory=memory_of())
-        train_step(fabric, model, optimizer, batch, method=PGDAT(), balance=balance, regime=Regime())
+        train_step(fabric, model, optimizer, batch, method=PGDAT(), joints=Joints(balance=balance, regime=Regime()))
         nets.append(net.state_dict())
     assert all(torch.equal(nets[0][name], nets[1][name]) for name in nets[0])
 

@@ -13,6 +13,7 @@ from inure.optimizers import SGD
 from inure.penalties import GradAlign
 from inure.recipe.recipe import load_recipe
 from inure.recipe.regime import Regime
+from inure.steps import Joints
 from inure.threat import L2, Linf
 from inure.training.step import train_step
 from processes import TINY_ATTACK, inure, records
@@ -161,6 +162,8 @@ def test_training_with_inert_weights_is_training_without_them_bit_for_bit(fabric
         balance = Balance(attack=attack, train=BalancedSoftmax())
         for _ in range(3):
             method = PGDAT(attack=PGD(threat=LINF, steps=3))
-            train_step(fabric, model, optimizer, batch_of(), method=method, balance=balance, regime=Regime())
+            train_step(
+                fabric, model, optimizer, batch_of(), method=method, joints=Joints(balance=balance, regime=Regime())
+            )
         nets.append(net.state_dict())
     assert all(torch.equal(nets[0][name], nets[1][name]) for name in nets[0])

@@ -20,6 +20,7 @@ from inure.data import Data
 from inure.methods import METHODS
 from inure.models import Model, build
 from inure.recipe.recipe import load_recipe
+from inure.steps import Joints
 from inure.training.passes import passes
 from inure.training.step import train_step
 from inure.training.train import train
@@ -121,7 +122,7 @@ def test_help_imports_nothing_heavy(arguments):
 
 
 def test_importing_inure_imports_nothing_heavy():
-    script = f"import inure, inure.config, sys; print([m for m in {HEAVY} if m in sys.modules])"
+    script = f"import inure, inure.settings.config, sys; print([m for m in {HEAVY} if m in sys.modules])"
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
     assert ended.stdout == "[]\n"
 
@@ -429,8 +430,8 @@ def counted(recipe, monkeypatch) -> tuple[float, float, float]:
     fabric = Fabric(accelerator="cpu", devices=1)
     model, optimizer = fabric.setup(net, recipe.optimizer.build(net))
     batch = Batch(torch.rand(images, 1, 8, 8), torch.arange(images), torch.arange(images), 0.999)
-    joints = {"method": recipe.method, "balance": recipe.balance, "regime": recipe.regime}
-    train_step(fabric, model, optimizer, batch, perturbation=recipe.perturbation, **joints)
+    joints = Joints(recipe.balance, recipe.regime, perturbation=recipe.perturbation)
+    train_step(fabric, model, optimizer, batch, method=recipe.method, joints=joints)
     return found[0], found[1], found[2]
 
 

@@ -15,6 +15,7 @@ from inure.optimizers import SGD
 from inure.recipe.recipe import load_recipe
 from inure.recipe.regime import Regime
 from inure.settings.errors import UserError
+from inure.steps import Joints
 from inure.threat import Linf
 from inure.training.step import train_step
 from inure.types import Batch
@@ -39,9 +40,13 @@ def step(method, crafting, progress=0.5, seed=0, net=None):
     x, y = images(8)
     torch.manual_seed(seed)
     logged = train_step(
-        fabric, model, optimizer, Batch(x, y, torch.arange(8), progress), method=method, balance=Balance(),
-        regime=Regime(), crafting=crafting,
-    )  # fmt: skip
+        fabric,
+        model,
+        optimizer,
+        Batch(x, y, torch.arange(8), progress),
+        method=method,
+        joints=Joints(balance=Balance(), regime=Regime(), crafting=crafting),
+    )
     return net, logged
 
 

@@ -20,7 +20,8 @@ from inure.evaluation import evaluate
 from inure.models import Classifier
 from inure.models.from_file import net_from_file
 from inure.settings.errors import UserError
-from inure.targets.target import evaluate_target
+from inure.targets.evaluate import evaluate_target
+from inure.targets.request import Request
 
 NET_FILE = """
 import torch
@@ -314,7 +315,7 @@ def net_file(tmp_path, monkeypatch):
 def test_a_net_is_evaluated_on_renditions_through_the_mask(net_file, renditions):
     spec = f"imagenet-r:{renditions}"
     options = {"suite": "fgsm", "data": spec, "threat": "linf:4/255", "examples": 24, "quiet": True}
-    _, summary = evaluate_target("net.py:net", out=net_file / "out", **options)
+    _, summary = evaluate_target(Request("net.py:net", out=net_file / "out", **options))
     assert summary["protocol"]["readout"] == {"name": "imagenet-r", "kind": "subset of 200 classes"}
     net, images = net_from_file("net.py:net", setting="target"), load(spec, "test").head(24)
     assert images.readout
@@ -323,7 +324,7 @@ def test_a_net_is_evaluated_on_renditions_through_the_mask(net_file, renditions)
     right = logits[:, 3::5].argmax(1) == images.labels
     assert summary["clean_accuracy"] == pytest.approx(float(right.double().mean()))
     assert summary["robust_accuracy"] <= summary["clean_accuracy"]
-    again, _ = evaluate_target("net.py:net", out=net_file / "out", resume=True, **options)
+    again, _ = evaluate_target(Request("net.py:net", out=net_file / "out", resume=True, **options))
     assert again == net_file / "out"
     # The same from Python, for a bare net and for one that is read so already
     for model in (net, Classifier(net).read_as(images.readout)):

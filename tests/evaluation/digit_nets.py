@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from inure.data import ImageSet, load
 from inure.evaluation import SUITES, Evaluation, Member, Workers, evaluate
 from inure.evaluation.cascade import Cascade
+from inure.evaluation.conditions import Conditions
 from inure.evaluation.examples import Examples
 from inure.evaluation.journal import Journal
 from inure.evaluation.pictures import Pictures
@@ -106,11 +107,9 @@ def fingerprint(
     """(attack, index) -> prediction, distance and confidence, to the last bit: far finer than verdicts."""
     journal = Journal(None)
     examples = Examples.of(x, y, index)
-    cascade = Cascade(
-        Metered(net), examples, torch.arange(len(x)), threat=members[0].attack.threat, seed=0, batch_size=batch_size,
-        device=torch.device("cpu"), journal=journal, pictures=Pictures(None, torch.arange(0), resume=False),
-        advance=lambda *_: None,
-    )  # fmt: skip
+    conditions = Conditions(threat=members[0].attack.threat, batch_size=batch_size, device=torch.device("cpu"))
+    pictures = Pictures(None, torch.arange(0), resume=False)
+    cascade = Cascade(Metered(net), examples, conditions, journal=journal, pictures=pictures, advance=lambda *_: None)
     cascade.run(members)
     found = {}
     for record in journal.records:

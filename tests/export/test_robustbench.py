@@ -30,7 +30,8 @@ from inure.runs.checkpoints import write_weights
 from inure.runs.load import in_mode, load
 from inure.runs.run import Run
 from inure.settings.errors import UserError
-from inure.targets.target import evaluate_target
+from inure.targets.evaluate import evaluate_target
+from inure.targets.request import Request
 from inure.training.train import train
 
 TINY = ["epochs=1", "batch_size=400", "evaluation.validation_examples=16", "evaluation.validation_steps=1"]
@@ -81,7 +82,7 @@ def measured(path, name=None, **options):
     """An evaluation by the fast suite, as the command makes it."""
     settings = {"suite": "autoattack", "threat": THREAT, "examples": 40, "quiet": True, **options}
     out = path / "evaluations" / name if name else None
-    return evaluate_target(str(path), out=out, **settings)[1]
+    return evaluate_target(Request(str(path), out=out, **settings))[1]
 
 
 FRESH = """

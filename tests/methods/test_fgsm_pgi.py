@@ -17,6 +17,7 @@ from inure.recipe.recipe import Recipe, load_recipe
 from inure.recipe.regime import Regime, with_attack
 from inure.schedules import Ramp
 from inure.settings.errors import UserError
+from inure.steps import Joints
 from inure.threat import L2, Linf
 from inure.training.passes import passes
 from inure.training.step import train_step
@@ -166,7 +167,7 @@ def test_a_ramp_of_epsilon_and_radii_scale_the_prior(fabric):
         model, optimizer = fabric.setup(net, SGD().build(net))
         inner = replace(tiny_batch(8), x=torch.full((8, 3, 6, 6), 0.5), memory=memory_of(method))
         for _ in range(2):
-            train_step(fabric, model, optimizer, inner, method=method, balance=balance, regime=regime)
+            train_step(fabric, model, optimizer, inner, method=method, joints=Joints(balance=balance, regime=regime))
             away = (inner.memory["fgsm_pgi.start"] - 0.5).abs().amax((1, 2, 3))
             assert torch.allclose(away, reach, atol=1e-6)
             assert inner.memory["fgsm_pgi.prior"].isfinite().all()
@@ -177,7 +178,7 @@ def test_a_step_makes_one_forward_to_attack_and_one_of_both_halves(fabric):
     model, optimizer = fabric.setup(net, SGD().build(net))
     read = counting(net)
     batch = replace(tiny_batch(8), memory=memory_of(method))
-    train_step(fabric, model, optimizer, batch, method=method, balance=Balance(), regime=Regime())
+    train_step(fabric, model, optimizer, batch, method=method, joints=Joints(balance=Balance(), regime=Regime()))
     assert read() == [8, 16]
     assert not net._forward_pre_hooks or len(net._forward_pre_hooks) == 1  # the counter alone
     assert passes(Recipe(method=method)) == {"forwards": 3, "input_backwards": 1, "full_backwards": 2}

@@ -15,6 +15,7 @@ from inure.optimizers import SGD
 from inure.penalties import Outer
 from inure.recipe.recipe import Recipe
 from inure.recipe.regime import Regime
+from inure.steps import Joints
 from inure.threat import Linf
 from inure.training.step import train_step
 from tiny import CLASSES, SHAPE, tiny_batch
@@ -89,9 +90,13 @@ def train(
         batches = [batch_of(remembered, seed=step, progress=progress) for step in range(steps)]
     logged = [
         train_step(
-            fabric, model, wrapped, batch, method=method, balance=Balance(), regime=Regime(), penalties=penalties,
-            **joints,
+            fabric,
+            model,
+            wrapped,
+            batch,
+            method=method,
+            joints=Joints(balance=Balance(), regime=Regime(), penalties=penalties, **joints),
         )
         for batch in batches
-    ]  # fmt: skip
+    ]
     return net, logged, remembered

@@ -20,6 +20,7 @@ from inure.perturbation import AWP
 from inure.recipe.recipe import Recipe, load_recipe
 from inure.recipe.regime import Regime
 from inure.schedules import Ramp
+from inure.steps import Joints
 from inure.training.passes import passes
 from inure.training.step import train_step
 from processes import TINY_ATTACK, assert_same_run, in_two_processes, inure, records, saved_steps
@@ -132,9 +133,13 @@ def test_a_penalty_sees_the_ball_of_the_moment_with_the_radius_of_each_image(fab
         (Standard(), Balance()),
     ):
         train_step(
-            fabric, model, optimizer, batch, method=method, balance=balance, penalties=[spy],
-            regime=regime if hasattr(method, "attack") else Regime(),
-        )  # fmt: skip
+            fabric,
+            model,
+            optimizer,
+            batch,
+            method=method,
+            joints=Joints(balance=balance, penalties=[spy], regime=regime if hasattr(method, "attack") else Regime()),
+        )
         if not hasattr(method, "attack"):
             assert spy.threat is None
         else:
@@ -213,9 +218,13 @@ def one_of_two(fabric, rank: int) -> dict[str, dict[str, torch.Tensor]]:
     for step in range(3):
         torch.manual_seed(10 * step + rank)
         train_step(
-            fabric, model, optimizer, part_of(kept, step, rank), method=method, balance=Balance(), regime=Regime(),
-            penalties=ALL, perturbation=AWP(),
-        )  # fmt: skip
+            fabric,
+            model,
+            optimizer,
+            part_of(kept, step, rank),
+            method=method,
+            joints=Joints(balance=Balance(), regime=Regime(), penalties=ALL, perturbation=AWP()),
+        )
         if step == 0:
             first = {name: value.clone() for name, value in kept.items()}
     rows = memory.new_rows(4, 1, device="cpu")

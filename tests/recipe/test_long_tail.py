@@ -11,8 +11,10 @@ from inure.data.chosen_rows import FILE
 from inure.reports import write_report
 from inure.runs.run import Run
 from inure.settings.errors import UserError
-from inure.targets.target import evaluate_target, find_images
-from inure.training import train
+from inure.targets.evaluate import evaluate_target
+from inure.targets.request import Request
+from inure.targets.target import find_images
+from inure.training.train import train
 from processes import TINY
 
 TAIL = ("data.long_tail.kind=exp", "data.long_tail.ratio=20", "data.label_noise.kind=symmetric", "data.contrast=0.5")
@@ -55,7 +57,9 @@ def test_the_evaluation_sees_the_contrast_and_tells_the_groups(run, tmp_path, ca
     for data in (None, "digits#test"):
         images = find_images(Run(run), None, data)
         assert (int(images.pixels.min()), int(images.pixels.max())) == (64, 191)
-    folder, summary = evaluate_target(str(run), suite="fgsm", examples=80, out=tmp_path / "found", device="cpu")
+    folder, summary = evaluate_target(
+        Request(str(run), suite="fgsm", examples=80, out=tmp_path / "found", device="cpu")
+    )
     groups = summary["classes"]["groups"]
     assert [group["name"] for group in groups] == ["head", "body", "tail"]
     assert sum(group["training_examples"] for group in groups) == summary_counts(run)

@@ -16,6 +16,7 @@ from inure.recipe.recipe import Recipe, load_recipe
 from inure.recipe.regime import Below, Phase, Regime
 from inure.schedules import Ramp
 from inure.settings.errors import UserError
+from inure.steps import Joints
 from inure.threat import Linf
 from inure.training.passes import passes, saved
 from inure.training.snapshot import Progress
@@ -38,7 +39,7 @@ def train(fabric, method, regime, progresses=(0.0, 0.5)):
     for seed, progress in enumerate(progresses):
         acting = regime.method(method, regime.phase(progress))
         batch = tiny_batch(seed=seed, progress=progress)
-        step_of(acting)(fabric, model, optimizer, batch, method=acting, balance=Balance(), regime=regime)
+        step_of(acting)(fabric, model, optimizer, batch, method=acting, joints=Joints(balance=Balance(), regime=regime))
     return net
 
 
@@ -68,7 +69,9 @@ def test_a_clean_phase_makes_one_forward(fabric):
     model, optimizer = fabric.setup(net, SGD().build(net))
     read = counting(net)
     acting = LADDER.method(METHODS[1], 0)
-    step_of(acting)(fabric, model, optimizer, tiny_batch(progress=0), method=acting, balance=Balance(), regime=LADDER)
+    step_of(acting)(
+        fabric, model, optimizer, tiny_batch(progress=0), method=acting, joints=Joints(balance=Balance(), regime=LADDER)
+    )
     assert read() == [8]
 
 

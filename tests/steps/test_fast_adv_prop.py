@@ -24,7 +24,7 @@ from inure.recipe.recipe import Recipe, load_recipe
 from inure.recipe.regime import Regime
 from inure.schedules import Ramp
 from inure.settings.errors import UserError
-from inure.steps import fast_adv_prop_step
+from inure.steps import Joints, fast_adv_prop_step
 from inure.threat import L2, Linf
 from inure.training.passes import passes
 from inure.training.step import step_of, train_step
@@ -70,7 +70,7 @@ def stepped(fabric, net, batch, method, settings=PLAIN, **joints):
     """What a step logged; the gradients stay in ``net``."""
     model, optimizer = fabric.setup(net, settings.build(net))
     joints = {"balance": Balance(), "regime": Regime(), **joints}
-    return fast_adv_prop_step(fabric, model, optimizer, batch, method=method, **joints)
+    return fast_adv_prop_step(fabric, model, optimizer, batch, method=method, joints=Joints(**joints))
 
 
 def image_by_image(net, batch, method, criterion):
@@ -172,7 +172,12 @@ def test_with_nothing_attacked_it_is_standard_training_bit_for_bit(fabric):
         model, optimizer = fabric.setup(net, SGD(lr=0.05).build(net))
         for seed in range(3):
             logged = step_of(method)(
-                fabric, model, optimizer, tiny_batch(7, seed=seed), method=method, balance=Balance(), regime=Regime()
+                fabric,
+                model,
+                optimizer,
+                tiny_batch(7, seed=seed),
+                method=method,
+                joints=Joints(balance=Balance(), regime=Regime()),
             )
             losses.append(logged["loss"])
     assert_same_state(state_of(nets[0]), state_of(nets[1]))

@@ -19,6 +19,7 @@ from inure.recipe.recipe import Recipe, load_recipe
 from inure.recipe.regime import Regime, with_attack
 from inure.schedules import Ramp
 from inure.settings.errors import UserError
+from inure.steps import Joints
 from inure.steps.free import DELTA, free_step
 from inure.threat import L2, Linf
 from inure.training.passes import passes
@@ -37,7 +38,10 @@ def stepped(fabric, batches, method=METHOD, net=None, **joints):
     model, optimizer = fabric.setup(net, PLAIN.build(net))
     joints = {"balance": Balance(), "regime": Regime(), **joints}
     memory = memory_of(method)
-    logs = [free_step(fabric, model, optimizer, replace(b, memory=memory), method=method, **joints) for b in batches]
+    logs = [
+        free_step(fabric, model, optimizer, replace(b, memory=memory), method=method, joints=Joints(**joints))
+        for b in batches
+    ]
     return net, memory, logs
 
 

@@ -11,17 +11,23 @@ from inure.commands import _run
 from inure.data import load as load_images
 from inure.data import named_sets
 from inure.data.corruptions import CORRUPTIONS, corrupted
-from inure.evaluation import SUITES, Workers, evaluate
+from inure.evaluation import SUITES, Conditions, Workers, evaluate
 from inure.recipe.recipe import load_recipe
 from inure.runs.load import load
+from inure.targets.evaluate import evaluate_target
+from inure.targets.request import Request
 from inure.targets.shifted_sets import evaluate_sets, split_suite
-from inure.targets.target import evaluate_target
 from inure.threat import Linf
 from inure.training.train import train
 from processes import Command, inure
 
 FEW = ("fog", "pixelate")
 SPECS = ["digits#test@fog:3", "digits#test@glass_blur:5", "digits#train"]
+
+
+def on_sets(net, images, sets, *, suite, shape=None, **conditions):
+    """The summary of ``evaluate_sets``."""
+    return evaluate_sets(Conditions(**conditions), net, images, sets, suite, shape=shape)
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +160,7 @@ def test_what_was_found_under_other_settings_is_never_mixed_in(folder, tmp_path)
     net, digits = load("run"), load_images("digits", "test").head(20)
     sets = named_sets.find_sets(SPECS, img_size=None, examples=20)
     options = {"suite": "shifts+fgsm", "threat": Linf(epsilon=0.04), "out": tmp_path, "quiet": True}
-    first = evaluate_sets(net, digits, sets, seed=0, **options)
+    first = on_sets(net, digits, sets, seed=0, **options)
 
     class Killed(Exception):
         pass
@@ -164,11 +170,11 @@ def test_what_was_found_under_other_settings_is_never_mixed_in(folder, tmp_path)
 
     dying = sets[1].__class__(**{**vars(sets[1]), "load": die})
     with pytest.raises(Killed):  # anew, with another seed: only one set gets done
-        evaluate_sets(net, digits, [sets[0], dying, sets[2]], seed=1, **options)
+        on_sets(net, digits, [sets[0], dying, sets[2]], seed=1, **options)
     assert timeless(summary_at(tmp_path / "previous")) == timeless(json.loads(json.dumps(first)))
     assert (tmp_path / "previous" / "heatmap.png").is_file()
     assert not (tmp_path / "summary.json").exists()
-    second = evaluate_sets(net, digits, sets, seed=1, resume=True, **options)
+    second = on_sets(net, digits, sets, seed=1, resume=True, **options)
     assert [summary_at(tmp_path / e["folder"])["seed"] for e in second["sets"]] == [1, 1, 1]
 
 
@@ -215,7 +221,7 @@ def test_a_set_of_another_shape_is_named(folder, tmp_path):
 
     write_images(tmp_path / "grey.parquet", [0, 1, 2])
     with pytest.raises(ValueError, match=r"--shift: got .*, images of \(1, 9, 9\); allowed \(1, 8, 8\)"):
-        evaluate_sets(
+        on_sets(
             load("run"), None, named_sets.find_sets([str(tmp_path / "grey.parquet")], img_size=9, examples=None),
             suite="shifts", threat=Linf(epsilon=0.1), out=tmp_path / "out", shape=(1, 8, 8), quiet=True,
         )  # fmt: skip
@@ -226,7 +232,7 @@ def test_a_set_whose_labels_do_not_fit_the_net_is_named(tmp_path):
     more = replace(digits, labels=digits.labels + 10, class_names=tuple(map(str, range(20))))
     named = named_sets.NamedSet("more", "more", None, None, lambda: more)
     with pytest.raises(ValueError, match="--shift: got more, labels classes 1. to 1.; allowed 0 to 9"):
-        evaluate_sets(load("run"), None, [named], suite="shifts", threat=Linf(epsilon=0.1), out=tmp_path, quiet=True)
+        on_sets(load("run"), None, [named], suite="shifts", threat=Linf(epsilon=0.1), out=tmp_path, quiet=True)
 
 
 def test_a_set_with_several_right_labels_is_refused_by_its_name(tmp_path):
@@ -234,7 +240,7 @@ def test_a_set_with_several_right_labels_is_refused_by_its_name(tmp_path):
     several = replace(digits, accepted=torch.ones(5, 10, dtype=torch.bool))
     named = named_sets.NamedSet("imagenet-real:DIR", "imagenet-real:DIR", None, None, lambda: several)
     with pytest.raises(ValueError, match="--shift: got .*which has several"):
-        evaluate_sets(load("run"), None, [named], suite="shifts", threat=Linf(epsilon=0.1), out=tmp_path, quiet=True)
+        on_sets(load("run"), None, [named], suite="shifts", threat=Linf(epsilon=0.1), out=tmp_path, quiet=True)
 
 
 def test_images_of_training_are_told_among_the_sets(folder, capsys):
@@ -260,7 +266,7 @@ def test_a_flag_of_several_sets_is_said_once_with_their_number(folder, tmp_path)
     from inure.models import Classifier
 
     sets = named_sets.find_sets(SPECS[:2], img_size=None, examples=20)
-    summary = evaluate_sets(
+    summary = on_sets(
         Classifier(Dead()), None, sets, suite="shifts+fgsm", threat=Linf(epsilon=0.04), out=tmp_path, quiet=True
     )
     (flag,) = [flag for flag in summary["flags"] if flag["name"] == "zero_gradient"]
@@ -277,17 +283,17 @@ def test_a_corruption_that_undoes_a_normalisation_is_no_flag_of_the_net(folder, 
     net, digits = load("run"), load_images("digits", "test").head(10)
     sets = named_sets.find_sets(SPECS[:2], img_size=None, examples=10)
     options = {"suite": "shifts+fgsm", "threat": Linf(epsilon=0.04), "quiet": True}
-    apart = evaluate_sets(net, None, sets, out=tmp_path / "apart", **options)
+    apart = on_sets(net, None, sets, out=tmp_path / "apart", **options)
     assert [found["name"] for found in apart["flags"]] == ["saturated_logits"]
-    with_clean = evaluate_sets(net, digits, sets, out=tmp_path / "with", **options)
+    with_clean = on_sets(net, digits, sets, out=tmp_path / "with", **options)
     assert {found["name"] for found in with_clean["flags"]} == {"missing_normalisation", "saturated_logits"}
 
 
 def test_only_the_first_process_writes_what_all_agree_on(folder, tmp_path):
     sets = named_sets.find_sets(SPECS[:1], img_size=None, examples=10)
-    evaluate_sets(load("run"), None, sets, suite="shifts", threat=Linf(epsilon=0.04), out=tmp_path, quiet=True)
+    on_sets(load("run"), None, sets, suite="shifts", threat=Linf(epsilon=0.04), out=tmp_path, quiet=True)
     (tmp_path / "summary.json").unlink()
-    evaluate_sets(
+    on_sets(
         load("run"), None, sets, suite="shifts", threat=Linf(epsilon=0.04), out=tmp_path, quiet=True,
         workers=Workers(1, 2, lambda: None), resume=True,
     )  # fmt: skip
@@ -298,7 +304,7 @@ def test_sets_are_evaluated_in_the_mode_that_is_asked_for(folder, tmp_path):
     changes = ["model.name=vit_digits", "epochs=1", "model.adapters=cls_token"]
     train(load_recipe("digits/soup", changes), tmp_path / "soup", quiet=True)
     out, summary = evaluate_target(
-        str(tmp_path / "soup"), suite="shifts", shifts=SPECS[:1], examples=40, mode="clean", quiet=True
+        Request(str(tmp_path / "soup"), suite="shifts", shift=SPECS[:1], examples=40, mode="clean", quiet=True)
     )
     assert out.name == "shifts-clean"
     images = load_images(SPECS[0], None).head(40)
@@ -326,7 +332,7 @@ def test_the_suites_are_listed(capsys):
 def test_compare_says_where_the_outcomes_of_sets_are(folder, capsys, tmp_path):
     sets = named_sets.find_sets(SPECS[:1], img_size=None, examples=10)
     images = load_images("digits", "test").head(10)
-    evaluate_sets(load("run"), images, sets, suite="shifts", threat=Linf(epsilon=0.04), out=tmp_path, quiet=True)
+    on_sets(load("run"), images, sets, suite="shifts", threat=Linf(epsilon=0.04), out=tmp_path, quiet=True)
     code, _, err = ended(capsys, f"compare {tmp_path} {tmp_path}")
     assert code == 2
     assert f"{tmp_path}/sets/" in err

@@ -16,7 +16,9 @@ from inure.evaluation import evaluate
 from inure.models import Model, build
 from inure.recipe.recipe import load_recipe
 from inure.runs.load import load
-from inure.targets.target import evaluate_target, parse_mode
+from inure.targets.evaluate import evaluate_target
+from inure.targets.request import Request
+from inure.targets.target import parse_mode
 from inure.training.train import train
 from warm_commands import warm_shell
 
@@ -265,7 +267,7 @@ def test_brackets_in_names_are_no_markup(folder, capsys):
 
 
 def test_python_mirrors_the_command(folder):
-    path, summary = evaluate_target("run", suite="pgd20", examples=30, out=folder / "python", quiet=True)
+    path, summary = evaluate_target(Request("run", suite="pgd20", examples=30, out=folder / "python", quiet=True))
     assert path == folder / "python"
     assert summary_at(path) == summary
     found = inure.evaluate(inure.load("run"), load_images("digits", "test").head(30), suite="pgd20", threat="linf:0.04")

@@ -174,7 +174,7 @@ def test_overfitting_to_one_step_is_reported_while_training(tmp_path, capfd, mon
 
 def diverging(monkeypatch, step: int, *, times: int = 99) -> list[dict]:
     """Make a weight infinite before ``step``, ``times`` times; what is returned fills with each step's facts."""
-    module = importlib.import_module("inure.training.train")
+    module = importlib.import_module("inure.training.step")
     real, seen = module.train_step, []
 
     def watched(fabric, model, optimizer, batch, **joints):

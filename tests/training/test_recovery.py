@@ -48,7 +48,7 @@ def seems(bad: dict[int, int]) -> None:
 @pytest.fixture
 def looking(monkeypatch):
     """``seems``, undone at the end; and the attacks and learning rates of each epoch."""
-    ends, module = importlib.import_module("inure.training.epoch_end"), importlib.import_module("inure.training.train")
+    ends, module = importlib.import_module("inure.training.epoch_end"), importlib.import_module("inure.training.step")
     monkeypatch.setattr(ends, "validated", ends.validated)
     real, seen = module.train_step, []
 
@@ -156,7 +156,7 @@ def test_the_price_of_what_a_rollback_undid_is_counted(tmp_path, looking):
 def killed_in(epoch: int, bad: dict[int, int]) -> None:
     """A collapse that seems, and SIGKILL at the fifth step of an epoch with PGD."""
     seems(bad)
-    module = importlib.import_module("inure.training.train")
+    module = importlib.import_module("inure.training.step")
     real = module.train_step
 
     def deadly(fabric, model, optimizer, batch, *, method, **joints):

@@ -101,7 +101,7 @@ def test_a_record_of_an_epoch_says_where_it_is_and_how_well_it_does(finished):
 
 
 def test_the_recorded_loss_is_the_mean_over_the_steps(tmp_path, monkeypatch):
-    module, losses = importlib.import_module("inure.training.train"), []
+    module, losses = importlib.import_module("inure.training.step"), []
     step = module.train_step
 
     def watched(*arguments, **joints):

@@ -74,7 +74,8 @@ class Lab:
         self, run: Run, mode: str | None = None, suite: str = "quick", weights: Literal["best", "last"] | None = None
     ) -> Path:
         """The folder of an evaluation of a run in a mode; None is the usual one, and of ``weights`` those chosen."""
-        from ..targets.target import evaluate_target
+        from ..targets.evaluate import evaluate_target
+        from ..targets.request import Request
 
         name = suite if mode is None else f"{suite}-{mode.replace('=', '').replace(',', '_')}"
         name = name if weights is None else f"{name}-{weights}"
@@ -82,10 +83,11 @@ class Lab:
         if not (folder / SUMMARY).exists():
             self.say(f"{self.scale}: attacking {run.path.parent.name}, {run.path.name} {mode or weights or ''}")
         file = None if weights is None else run.checkpoints / f"{weights}.safetensors"
-        return evaluate_target(
+        request = Request(
             str(run.path), suite=suite, mode=mode, examples=self.examples, weights=file, out=folder, resume=True,
             quiet=True,
-        )[0]  # fmt: skip
+        )  # fmt: skip
+        return evaluate_target(request)[0]
 
     def accuracies(self, folder: Path) -> tuple[float, float]:
         """Clean and robust accuracy of an evaluation."""

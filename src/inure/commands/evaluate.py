@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ..settings.errors import UserError
+from ..targets.request import Request
 
 
 def evaluate(
@@ -65,30 +66,19 @@ def evaluate(
     than the full cascade gives an upper bound. The suites corruptions and shifts measure several sets, and with
     +SUITE attack each: corruptions+quick. --verify exits with 3 where a stored set is not what it claims to be.
     """
-    from ..targets.target import evaluate_target
-
     if fail_under is not None and not 0 <= fail_under <= 1:
         raise UserError("--fail-under", fail_under, "a fraction in [0, 1]", "0.4")
-    if examples is not None and examples < 1:
-        raise UserError("--examples", examples, "a whole number >= 1")
-    if verify is not None:
-        for name, value in (("--suite", suite), ("--audit", audit), ("--store-adversarial", store_adversarial)):
-            if value:
-                raise UserError(name, "with --verify", f"no {name}: a stored set is checked, nothing is attacked")
-        from ..targets.verify import verify_target
-
-        finding = verify_target(
-            target, verify, data=data, examples=examples, threat=threat, mode=mode, weights=weights, out=out,
-            batch_size=batch_size, device=device, quiet=quiet,
-        )  # fmt: skip
-        print(verify)
-        return _gate(finding["robust_accuracy"], fail_under) if finding["passed"] else 3
-    folder, summary = evaluate_target(
-        target, suite=suite, shifts=shift or [], data=data, examples=examples, threat=threat, mode=mode,
-        weights=weights, transfer_from=transfer_from or [], out=out, resume=resume, audit=audit,
+    request = Request(
+        target, suite=suite, shift=shift or (), data=data, examples=examples, threat=threat, mode=mode,
+        weights=weights, transfer_from=transfer_from or (), out=out, resume=resume, audit=audit,
         store_adversarial=store_adversarial, batch_size=batch_size, seed=seed, search_precision=search_precision,
         channels_last=channels_last, device=device, devices=devices, quiet=quiet,
     )  # fmt: skip
+    if verify is not None:
+        return _verify(request, verify, fail_under)
+    from ..targets.evaluate import evaluate_target
+
+    folder, summary = evaluate_target(request)
     from ..evaluation.flags import severe
     from ..machine.engine import is_child
 
@@ -102,6 +92,19 @@ def evaluate(
         print(f"inure: --fail-under: accuracy {accuracy:.4f} is not verified: {names}", file=sys.stderr)
         return 3
     return _gate(accuracy, fail_under)
+
+
+def _verify(request: Request, path: Path, fail_under: float | None) -> int:
+    for name, value in (
+        ("--suite", request.suite), ("--audit", request.audit), ("--store-adversarial", request.store_adversarial),
+    ):  # fmt: skip
+        if value:
+            raise UserError(name, "with --verify", f"no {name}: a stored set is checked, nothing is attacked")
+    from ..targets.verify import verify_target
+
+    finding = verify_target(request, path)
+    print(path)
+    return _gate(finding["robust_accuracy"], fail_under) if finding["passed"] else 3
 
 
 def _gate(accuracy: float, fail_under: float | None) -> int:

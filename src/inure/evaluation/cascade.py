@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..models.modes import attack_mode, frozen
-from ..threat import Geometry
 from .batches import Batches
+from .conditions import Conditions, Workers
 from .examples import Examples
 from .journal import Journal
 from .metered import Metered
@@ -26,9 +26,8 @@ class Cascade:
     Args:
         model: Any net that takes images in [0, 1]; its modes are restored afterwards.
         examples: What is evaluated.
-        rows: The positions in ``examples`` that are this process's.
+        conditions: How; with the device settled.
         stored: What keeps the worst images of all, if anything.
-        search_dtype: Autocast of the attacks; None: float32.
         votes: Forwards whose mean decides each verdict.
         advance: Called after each batch with (attack, examples done, examples of it, standing).
     """
@@ -37,24 +36,19 @@ class Cascade:
         self,
         model: Metered,
         examples: Examples,
-        rows: Tensor,
+        conditions: Conditions,
         *,
-        threat: Geometry,
-        seed: int,
-        batch_size: int,
-        device: torch.device,
         journal: Journal,
         pictures: Pictures,
         stored: StoredImages | None = None,
-        search_dtype: torch.dtype | None = None,
         votes: int = 1,
         advance: Callable[[str, int, int, int], None],
     ) -> None:
-        self.model, self.examples, self.rows = model, examples, rows
-        self.threat, self.seed, self.device = threat, seed, device
-        self.batches = Batches(model, batch_size, device)
+        assert conditions.device is not None
+        self.model, self.examples, self.conditions, self.votes = model, examples, conditions, votes
+        self.device, self.rows = conditions.device, rows_of(examples, conditions.workers)
+        self.batches = Batches(model, conditions.batch_size, self.device)
         self.journal, self.pictures, self.stored, self.advance = journal, pictures, stored, advance
-        self.search_dtype, self.votes = search_dtype, votes
 
     def run(self, members: list[Member]) -> None:
         """The clean verdict, then every member in order; what the journal knows is not repeated."""
@@ -88,9 +82,9 @@ class Cascade:
             self.model,
             *self.examples.batch(chosen, self.device),
             member,
-            threat=self.threat,
-            seed=self.seed,
-            search_dtype=self.search_dtype,
+            threat=self.conditions.threat,
+            seed=self.conditions.seed,
+            search_dtype=self.conditions.search_dtype,
             votes=self.votes,
         )
 
@@ -100,6 +94,11 @@ class Cascade:
             pairs = zip(record["index"], record["prediction"], record["label"], strict=True)
             found.setdefault(record["attack"], {}).update({i: p == y for i, p, y in pairs})
         return found
+
+
+def rows_of(examples: Examples, workers: Workers) -> Tensor:
+    """The positions in ``examples`` that are this process's."""
+    return torch.arange(workers.rank, len(examples), workers.world_size)
 
 
 def _record(name: str, labels: Tensor, index: Tensor, verdicts: Verdicts) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from torch import nn
 
 from ..models import Classifier
 from ..settings import config
-from ..threat import Geometry
 from ..types import Criterion
+from .conditions import Conditions
 from .examples import Examples
 from .suites import Member
 
@@ -26,34 +26,24 @@ def weights_hash(model: nn.Module) -> str:
 
 
 def protocol_of(
-    model: nn.Module,
-    weights: str,
-    examples: Examples,
-    members: list[Member],
-    suite: str,
-    threat: Geometry,
-    seed: int,
-    mode: Any,
-    device: torch.device,
-    *,
-    search_precision: str = "float32",
-    channels_last: bool = False,
-    source_hash: str | None = None,
+    conditions: Conditions, model: nn.Module, weights: str, examples: Examples, members: list[Member]
 ) -> dict[str, Any]:
     """The entry ``protocol`` of ``summary.json``; ``weights`` is the ``weights_hash`` of ``model``."""
+    searched, device = conditions.search_precision, conditions.device
+    assert device is not None
     readout = model.readout if isinstance(model, Classifier) else None
     return {
-        "suite": suite,
-        "threat": config.dump(threat),
+        "suite": conditions.suite,
+        "threat": config.dump(conditions.threat),
         "attacks": [{"name": m.name, "loss": _describe(m.loss), **config.dump(m.attack)} for m in members],
         "precision": "float32",
         # So are these where they are as usual
-        **({"search_precision": search_precision} if search_precision != "float32" else {}),
-        **({"memory_format": "channels_last"} if channels_last else {}),
-        **({"source_hash": source_hash} if source_hash is not None else {}),
+        **({"search_precision": searched} if searched != "float32" else {}),
+        **({"memory_format": "channels_last"} if conditions.channels_last else {}),
+        **({"source_hash": conditions.source_hash} if conditions.source_hash is not None else {}),
         "net_mode": "eval",
-        "mode": mode,
-        "seed": seed,
+        "mode": conditions.mode,
+        "seed": conditions.seed,
         # Absent where there is none, so that evaluations from before there were any can be resumed
         **({"readout": {"name": readout.name, "kind": readout.kind}} if readout is not None else {}),
         "examples": len(examples),

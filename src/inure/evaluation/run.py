@@ -4,7 +4,7 @@ Robust accuracy is only ever the pointwise worst case, over all examples.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ from ..attacks import Transferred
 from ..data import ImageSet
 from ..display.console import Bars
 from ..losses import cross_entropy
-from ..settings.errors import UserError, unknown_name
+from ..settings.errors import UserError
 from ..threat import Geometry, describe_threat, parse_threat
 from .by_class import CountGroups, ShareGroups, by_class
-from .cascade import Cascade, repeatable
+from .cascade import Cascade, repeatable, rows_of
+from .conditions import Conditions, Workers
 from .examples import Examples
 from .flags import flag
 from .journal import Journal
@@ -35,7 +36,6 @@ from .summary import outcomes, standing, summarize
 from .transfer import transfer_members
 
 _PICTURES = 16
-_PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,6 @@ class Evaluation:
     summary: dict[str, Any]
     outcomes: pa.Table
     pictures: dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Workers:
-    """Which of several processes this is, and how they wait for each other."""
-
-    rank: int = 0
-    world_size: int = 1
-    barrier: Any = lambda: None  # noqa: E731
 
 
 def evaluate(
@@ -126,109 +117,110 @@ def evaluate(
         UserError: For images outside [0, 1], labels or a net that do not fit, an unknown suite, or another
             protocol in ``out`` when resuming.
     """
-    workers, out = workers or Workers(), Path(out) if out is not None else None
-    _check_settings(suite, batch_size, workers, out, search_precision, store_adversarial)
-    threat = _geometry(threat)
-    examples = Examples.of(images, labels, index)
-    place = torch.device(device) if device is not None else device_of(model)
-    metered, model = prepared(model, images, mode, place, channels_last=channels_last)
-    classes = count_classes(metered, examples, place)
-    members, doubts = _fitting(SUITES[suite](threat), classes, suite)
-    search_dtype = _PRECISIONS[search_precision]
-    if search_dtype is not None and members:
-        members = with_float32_search(members, threat, classes)
-        doubts.append(flag("low_precision_search", f"attacks searched in {search_precision}: they may be weaker"))
-    weights, votes = weights_hash(model), votes_of(members)
-    if sources:
-        members += transfer_members(sources, threat, examples, classes=classes, attacked=weights, device=place)
-    protocol = protocol_of(
-        model, weights, examples, members, suite, threat, seed, mode, place,
-        search_precision=search_precision, channels_last=channels_last, source_hash=source_hash,
+    conditions = Conditions(
+        suite=suite, threat=_geometry(threat), seed=seed, batch_size=batch_size, mode=mode,
+        device=torch.device(device) if device is not None else None, out=Path(out) if out is not None else None,
+        resume=resume, workers=workers or Workers(), sources=sources or {}, search_precision=search_precision,
+        channels_last=channels_last, store_adversarial=store_adversarial, source_hash=source_hash,
+        class_counts=class_counts, groups=groups, command=command, quiet=quiet,
     )  # fmt: skip
+    return evaluate_under(conditions, model, images, labels, index=index, flags=flags)
+
+
+def evaluate_under(
+    conditions: Conditions,
+    model: nn.Module,
+    images: Tensor | np.ndarray | ImageSet,
+    labels: Tensor | np.ndarray | None = None,
+    *,
+    index: Tensor | np.ndarray | None = None,
+    flags: Sequence[dict[str, str]] = (),
+) -> Evaluation:
+    """``evaluate`` with the conditions in one record."""
+    examples = Examples.of(images, labels, index)
+    place = conditions.device or device_of(model)
+    conditions, out, resume = replace(conditions, device=place), conditions.out, conditions.resume
+    metered, model = prepared(model, images, conditions.mode, place, channels_last=conditions.channels_last)
+    classes = count_classes(metered, examples, place)
+    members, doubts = _fitting(SUITES[conditions.suite](conditions.threat), classes, conditions.suite)
+    search_dtype, searched = conditions.search_dtype, conditions.search_precision
+    if search_dtype is not None and members:
+        members = with_float32_search(members, conditions.threat, classes)
+        doubts.append(flag("low_precision_search", f"attacks searched in {searched}: they may be weaker"))
+    weights, votes = weights_hash(model), votes_of(members)
+    if conditions.sources:
+        members += transfer_members(
+            conditions.sources, conditions.threat, examples, classes=classes, attacked=weights, device=place
+        )
+    protocol = protocol_of(conditions, model, weights, examples, members)
     if resume and out is not None and (finished := read_results(out, protocol)):
-        if store_adversarial:
+        if conditions.store_adversarial:
             refuse_unless_stored(out)
         table, summary = finished
         pictures = Pictures(out, examples.index, resume=True)
         return Evaluation(standing(table, examples.index), summary, table, pictures.columns())
-    bars = Bars(quiet=quiet or workers.rank > 0)
-    if out is not None and not resume and workers.rank == 0 and (previous := set_aside(out)):
+    bars = Bars(quiet=conditions.quiet or not conditions.writes)
+    if out is not None and not resume and conditions.writes and (previous := set_aside(out)):
         bars.say(f"the results that were in {out} are now in {previous}")
     if members:
         with repeatable(place):
             doubts += probe(metered, examples, place, averages=votes > 1, cross_entropy_only=_all_ce(members))
             if search_dtype is not None:
                 metered.calibrate(examples.images(examples.sample(PROBED), place), search_dtype)
-    # A resume stores where the evaluation was begun so: what is in the file already would be lost
-    store_adversarial = store_adversarial or (resume and out is not None and was_storing(out))
-    journal = Journal(out, workers.rank, workers.world_size)
-    journal.begin(protocol, resume=resume)
-    if out is not None and not resume and workers.rank == 0 and not store_adversarial:
-        discard(out)
-    rows = torch.arange(workers.rank, len(examples), workers.world_size)
-    pictures = Pictures(out if workers.rank == 0 else None, examples.index[rows[:_PICTURES]], resume=resume)
-    stored = None
-    if out is not None and store_adversarial:
-        header = about(threat, protocol)
-        stored = StoredImages(out, examples, header, rank=workers.rank, begun=bool(journal.records))
+    journal, pictures, stored = _keepers(conditions, examples, protocol)
     with bars:
         Cascade(
-            metered,
-            examples,
-            rows,
-            threat=threat,
-            seed=seed,
-            batch_size=batch_size,
-            device=place,
-            journal=journal,
-            pictures=pictures,
-            stored=stored,
-            search_dtype=search_dtype,
-            votes=votes,
+            metered, examples, conditions, journal=journal, pictures=pictures, stored=stored, votes=votes,
             advance=bars.attack,
-        ).run(members)
-    workers.barrier()
+        ).run(members)  # fmt: skip
+    conditions.workers.barrier()
     records = journal.gather()
     order = ["clean", *(m.name for m in members)]
     table = outcomes(records, order)
+    counts, groups = conditions.class_counts, conditions.groups
     fixed = {
-        "threat": describe_threat(threat),
-        "suite": suite,
-        "mode": mode,
-        "seed": seed,
+        "threat": describe_threat(conditions.threat),
+        "suite": conditions.suite,
+        "mode": conditions.mode,
+        "seed": conditions.seed,
         "protocol": protocol,
-        "classes": by_class(table, _class_names(images), attacked=bool(members), counts=class_counts, groups=groups),
-        **({"command": command} if command else {}),
+        "classes": by_class(table, _class_names(images), attacked=bool(members), counts=counts, groups=groups),
+        **({"command": conditions.command} if conditions.command else {}),
     }
     summary = summarize(records, table, order, fixed, [*flags, *doubts])
     result = Evaluation(standing(table, examples.index), summary, table, pictures.columns())
-    if out is not None and workers.rank == 0:
+    if out is not None and conditions.writes:
         if stored is not None:
             stored.finish()
         write_results(out, table, result.summary)
-    workers.barrier()  # the others may be reading the journals until here
-    if workers.rank == 0:
+    conditions.workers.barrier()  # the others may be reading the journals until here
+    if conditions.writes:
         journal.clear()
     return result
 
 
+def _keepers(
+    conditions: Conditions, examples: Examples, protocol: dict[str, Any]
+) -> tuple[Journal, Pictures, StoredImages | None]:
+    """What keeps verdicts and images while the cascade runs, begun anew or where a killed evaluation left off."""
+    out, resume, workers = conditions.out, conditions.resume, conditions.workers
+    # A resume stores where the evaluation was begun so: what is in the file already would be lost
+    stores = conditions.store_adversarial or (resume and out is not None and was_storing(out))
+    journal = Journal(out, workers.rank, workers.world_size)
+    journal.begin(protocol, resume=resume)
+    if out is not None and not resume and conditions.writes and not stores:
+        discard(out)
+    shown = examples.index[rows_of(examples, workers)[:_PICTURES]]
+    pictures = Pictures(out if conditions.writes else None, shown, resume=resume)
+    stored = None
+    if out is not None and stores:
+        header = about(conditions.threat, protocol)
+        stored = StoredImages(out, examples, header, rank=workers.rank, begun=bool(journal.records))
+    return journal, pictures, stored
+
+
 def _class_names(images: Tensor | np.ndarray | ImageSet) -> tuple[str, ...] | None:
     return images.class_names if isinstance(images, ImageSet) else None
-
-
-def _check_settings(
-    suite: str, batch_size: int, workers: Workers, out: Path | None, search_precision: str, store_adversarial: bool
-) -> None:
-    if suite not in SUITES:
-        raise unknown_name("--suite", suite, SUITES)
-    if batch_size < 1:
-        raise UserError("--batch-size", batch_size, "a whole number >= 1")
-    if workers.world_size > 1 and out is None:
-        raise UserError("out", None, "a folder that all processes see: their results meet there")
-    if search_precision not in _PRECISIONS:
-        raise UserError("--search-precision", search_precision, " | ".join(_PRECISIONS), "bfloat16")
-    if store_adversarial and out is None:
-        raise UserError("out", None, "a folder for the adversarial images that are to be stored")
 
 
 def _geometry(threat: Geometry | str) -> Geometry:

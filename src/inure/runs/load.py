@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from ..settings.errors import UserError
 from ..models import Classifier, build, load_target, load_weights, read_weights
 from ..models.adapt import fold
+from ..settings.errors import UserError
 from .run import Run
 
 

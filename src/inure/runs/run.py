@@ -12,10 +12,10 @@ from typing import Any
 
 import yaml
 
-from ..settings import config
 from ..machine import files
-from ..settings.errors import UserError
 from ..recipe.recipe import Recipe
+from ..settings import config
+from ..settings.errors import UserError
 
 _PACKAGES = (
     "torch",

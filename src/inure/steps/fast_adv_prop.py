@@ -1,16 +1,14 @@
 """Fast AdvProp's step (Mei et al., 2022, arXiv:2204.09838): the attack's backward pass also trains."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..averaging import Averager
-from ..balance import Balance
 from ..models.adapters.stacks import adapter_names
 from ..noise import GeneratorNoise
-from ..types import Batch, Crafting, Images, Labels
+from ..types import Batch, Images, Labels
+from .joints import Joints
 from .update import clip_and_update
 
 
@@ -21,13 +19,7 @@ def fast_adv_prop_step(
     batch: Batch,
     *,
     method: Any,
-    balance: Balance,
-    regime: Any,
-    crafting: Crafting | None = None,
-    penalties: Sequence[object] = (),
-    perturbation: object | None = None,
-    averager: Averager | None = None,
-    clip_norm: float | None = None,
+    joints: Joints,
 ) -> dict[str, Tensor]:
     """Three forwards, each with its full backward, whose gradients add up; then one update.
 
@@ -45,22 +37,15 @@ def fast_adv_prop_step(
         optimizer: Its gradients are cleared first.
         batch: Images in [0, 1], labels, rows, progress.
         method: A ``FastAdvProp``.
-        balance: Its ``train`` criterion is minimised and climbed.
-        regime: How large epsilon is at this progress.
-        crafting: None; the recipe refuses it.
-        penalties: Empty; the recipe refuses them.
-        perturbation: None; the recipe refuses it.
-        averager: The weights that will be evaluated.
-        clip_norm: Global L2 norm to clip at.
+        joints: The ``train`` criterion of its balance is minimised and climbed. Tricks, penalties and perturbations
+            have no place here: the recipe refuses them.
 
     Returns:
         0-d tensors to log, on the device: ``loss`` is the weighted mean over all passes.
     """
-    assert crafting is None, "the attack's pass trains too"
-    assert perturbation is None, "the passes are three"
-    assert not penalties, "the passes are three"
-    criterion = balance.train_at(batch)
-    attack, (clean, attacked) = regime.scale(method.attack, batch.progress), method.split(batch)
+    joints.refuse_inner("the passes are three, and the attack's trains too")
+    criterion = joints.balance.train_at(batch)
+    attack, (clean, attacked) = joints.regime.scale(method.attack, batch.progress), method.split(batch)
     counts = method.counts(len(clean.x), len(attacked.x))
     total, domains = sum(counts.values()), getattr(model, "domains", ())
 
@@ -85,10 +70,10 @@ def fast_adv_prop_step(
         x_adv = attack.threat.project(attack.threat.ascend(start.detach(), start.grad, step_size), x)
         found["adversarial"] = descend(x_adv, y, method.robust, method.adversarial_weight, last=True)
     _average_over_own_images(model, counts)
-    grad_norm = clip_and_update(model, optimizer, clip_norm)
-    if averager is not None:
+    grad_norm = clip_and_update(model, optimizer, joints.clip_norm)
+    if joints.averager is not None:
         assert isinstance(model.module, nn.Module)
-        averager.update(model.module, batch.progress)
+        joints.averager.update(model.module, batch.progress)
     return {"loss": torch.stack(terms).sum(), **found, "grad_norm": grad_norm}
 
 

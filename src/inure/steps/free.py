@@ -1,16 +1,14 @@
 """The step of free adversarial training (Shafahi et al., 2019, arXiv:1904.12843): one backward for both gradients."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..averaging import Averager
-from ..balance import Balance
 from ..memory import read_slots, write_slots
 from ..threat import per_image
-from ..types import Batch, Crafting
+from ..types import Batch
+from .joints import Joints
 from .update import clip_and_update
 
 DELTA = "free.delta"
@@ -24,13 +22,7 @@ def free_step(
     batch: Batch,
     *,
     method: Any,
-    balance: Balance,
-    regime: Any,
-    crafting: Crafting | None = None,
-    penalties: Sequence[object] = (),
-    perturbation: object | None = None,
-    averager: Averager | None = None,
-    clip_norm: float | None = None,
+    joints: Joints,
 ) -> dict[str, Tensor]:
     """M replays of the batch, each one forward and one full backward, and nothing else.
 
@@ -46,22 +38,16 @@ def free_step(
         optimizer: Its gradients are cleared before each replay.
         batch: Images in [0, 1], labels, rows, progress, and the memory with delta.
         method: A ``Free``.
-        balance: Its ``train`` criterion is minimised and climbed.
-        regime: How large epsilon is at this progress.
-        crafting: None; the recipe refuses it.
-        penalties: Empty; the recipe refuses them.
-        perturbation: None; the recipe refuses it.
-        averager: The weights that will be evaluated; told of every replay.
-        clip_norm: Global L2 norm to clip at.
+        joints: The ``train`` criterion of its balance is minimised and climbed; its averager is told of every replay.
+            Tricks, penalties and perturbations have no place here: the recipe refuses them.
 
     Returns:
         0-d tensors to log, on the device: means over the replays.
     """
-    assert crafting is None, "the attack's pass trains too"
-    assert perturbation is None, "the attack's pass trains too"
-    assert not penalties, "the attack's pass trains too"
+    joints.refuse_inner("the attack's pass trains too")
+    balance, averager = joints.balance, joints.averager
     criterion, counter = balance.train_at(batch), balance.counter
-    attack = regime.scale(method.attack, batch.progress, balance.radii(batch))
+    attack = joints.regime.scale(method.attack, batch.progress, balance.radii(batch))
     radius = torch.zeros_like(batch.x[:, :1, :1, :1]) + per_image(attack.threat.epsilon, batch.x)
     step = radius if attack.step_size is None else per_image(attack.step_size, batch.x)
     delta = torch.clamp(read_slots(batch.memory[DELTA], len(batch.x)).to(batch.x), -radius, radius)
@@ -73,7 +59,7 @@ def free_step(
         logits = model(x_adv)
         loss = criterion(logits, batch.y).mean()
         fabric.backward(loss)
-        norms.append(clip_and_update(model, optimizer, clip_norm))
+        norms.append(clip_and_update(model, optimizer, joints.clip_norm))
         if averager is not None:
             assert isinstance(model.module, nn.Module)
             averager.update(model.module, batch.progress)

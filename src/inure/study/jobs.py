@@ -122,7 +122,8 @@ def run_job(job: Job, failures: Mapping[Path, str], *, quiet: bool) -> dict[str,
         UserError: If data or settings do not fit.
         Stop: After a signal, once the state is saved.
     """
-    from ..targets.target import evaluate_target
+    from ..targets.evaluate import evaluate_target
+    from ..targets.request import Request
     from ..training.train import train
 
     for need in job.needs:
@@ -135,9 +136,10 @@ def run_job(job: Job, failures: Mapping[Path, str], *, quiet: bool) -> dict[str,
     if not job.is_cell:
         return {"failure": None}
     devices = 1 if job.recipe.engine.devices == "auto" else job.recipe.engine.devices
-    evaluate = partial(evaluate_target, str(run.path), devices=devices, resume=True, quiet=True)
-    summary = evaluate(suite=job.suite)[1]
-    also = {suite: evaluate(suite=suite, examples=job.also_examples)[1]["robust_accuracy"] for suite in job.also}
+    ask = partial(Request, str(run.path), devices=devices, resume=True, quiet=True)
+    summary = evaluate_target(ask(suite=job.suite))[1]
+    others = {suite: evaluate_target(ask(suite=suite, examples=job.also_examples))[1] for suite in job.also}
+    also = {suite: found["robust_accuracy"] for suite, found in others.items()}
     return {"failure": None, **{quantity: summary[quantity] for quantity in QUANTITIES}, "also": also}
 
 

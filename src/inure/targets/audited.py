@@ -6,13 +6,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from ..data import ImageSet
 from ..display.console import Bars, stderr, table
 from ..evaluation.audit import audit, draw
 from ..evaluation.cascade import repeatable
+from ..evaluation.conditions import Conditions
 from ..evaluation.examples import Examples
 from ..evaluation.flags import severe
 from ..evaluation.nets import count_classes, prepared
@@ -20,27 +20,13 @@ from ..evaluation.results import AUDIT, AUDIT_PICTURE, SUMMARY
 from ..evaluation.suites import SUITES, votes_of
 from ..evaluation.transfer import transfer_members
 from ..machine import files
-from ..threat import Geometry
 
 _SIZE = 128
 _OF = ("weights_hash", "data_hash", "index_hash", "threat", "seed", "mode")
 """What of a protocol an audit belongs to."""
 
 
-def add_audit(
-    folder: Path,
-    summary: dict[str, Any],
-    net: nn.Module,
-    images: ImageSet,
-    *,
-    mode: Any,
-    threat: Geometry,
-    seed: int,
-    batch_size: int,
-    device: torch.device,
-    sources: Mapping[str, nn.Module],
-    quiet: bool,
-) -> dict[str, Any]:
+def add_audit(conditions: Conditions, summary: dict[str, Any], net: nn.Module, images: ImageSet) -> dict[str, Any]:
     """Audit the net that a summary is about: ``audit.json``, ``audit.png``, and the flags into ``summary.json``.
 
     What is there of the same net, images and threat is not done again.
@@ -48,23 +34,26 @@ def add_audit(
     Returns:
         The summary with the flags of the audit, and ``audit``: how many checks passed, failed, or decided nothing.
     """
+    folder, threat, device = conditions.out, conditions.threat, conditions.device
+    assert folder is not None
+    assert device is not None
     of = {key: summary["protocol"][key] for key in _OF}
     found = _found(folder, of)
     if found is None:
         # Drawn by their index: the first ones may all be of one class
         examples = Examples.of(images.subset(Examples.of(images, None).sample(_SIZE)), None)
-        model, _ = prepared(net, images, mode, device)
+        model, _ = prepared(net, images, conditions.mode, device)
         members = []
-        if sources:
+        if conditions.sources:
             members = transfer_members(
-                sources, threat, examples, classes=count_classes(model, examples, device),
+                conditions.sources, threat, examples, classes=count_classes(model, examples, device),
                 attacked=of["weights_hash"], device=device,
             )  # fmt: skip
         averages = votes_of(SUITES[summary["suite"]](threat)) > 1
-        with Bars(quiet=quiet) as bars, repeatable(device):
+        with Bars(quiet=conditions.quiet) as bars, repeatable(device):
             result = audit(
-                model, examples, threat=threat, seed=seed, batch_size=batch_size, device=device, bars=bars,
-                transfer=members[0] if members else None, averages=averages, size=_SIZE,
+                model, examples, threat=threat, seed=conditions.seed, batch_size=conditions.batch_size, device=device,
+                bars=bars, transfer=members[0] if members else None, averages=averages, size=_SIZE,
             )  # fmt: skip
         found = {"of": of, **asdict(result)}
         files.write_bytes(folder / AUDIT_PICTURE, draw(result))

@@ -1,7 +1,5 @@
-"""What ``inure evaluate`` says of an evaluation: its title, its command, and on stderr its table and its flags."""
+"""What ``inure evaluate`` says of an evaluation: its title, and on stderr its table and its flags."""
 
-import shlex
-from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -18,25 +16,6 @@ def title_of(target: str, summary: dict[str, Any]) -> str:
     mode = summary["mode"]
     text = describe_mix(mode) if isinstance(mode, dict) else mode
     return f"{target}{f', mode {text},' if text else ''} under {summary['threat']}"
-
-
-def repeat_command(target: str, options: Mapping[str, Any]) -> str:
-    """The command line that repeats an evaluation.
-
-    Args:
-        target: What is evaluated.
-        options: By name, as in Python: None and False are left out, of a list every entry is given.
-    """
-    words = []
-    for name, value in options.items():
-        option = f"--{name.replace('_', '-')}"
-        if value is True:
-            words.append(option)
-        elif isinstance(value, list | tuple):
-            words += [word for one in value for word in (option, str(one))]
-        elif value is not None and value is not False:
-            words += [option, str(value)]
-    return shlex.join(["inure", "evaluate", target, *words])
 
 
 def show(summary: dict[str, Any], title: str) -> None:

@@ -1,7 +1,7 @@
 """evaluate_sets(): the suites ``corruptions`` and ``shifts``, one ordinary evaluation for each set of images."""
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from ..data import ImageSet
 from ..data.named_sets import NamedSet
 from ..display.console import Bars
-from ..evaluation import SUITES, Evaluation, Workers, evaluate
+from ..evaluation import SUITES, Conditions, Evaluation, evaluate_under
 from ..evaluation.flags import severe
 from ..evaluation.journal import Journal
 from ..evaluation.results import SUMMARY, set_aside
@@ -19,7 +19,7 @@ from ..evaluation.stored import discard
 from ..evaluation.summary import SCHEMA_VERSION, standing
 from ..models import Classifier
 from ..settings.errors import UserError, unknown_name
-from ..threat import Geometry, describe_threat
+from ..threat import describe_threat
 from .set_means import SetOutcomes, mean_accuracies
 from .shifted_output import FILES, write_sets
 
@@ -54,24 +54,14 @@ def split_suite(suite: str) -> tuple[str | None, str]:
 
 
 def evaluate_sets(
+    conditions: Conditions,
     classifier: Classifier,
     images: ImageSet | None,
     sets: Sequence[NamedSet],
-    *,
     suite: str,
-    threat: Geometry,
-    out: Path,
+    *,
     shape: tuple[int, ...] | None = None,
-    seed: int = 0,
-    batch_size: int = 128,
-    mode: Any = None,
-    device: torch.device | None = None,
-    resume: bool = False,
-    workers: Workers | None = None,
     doubts: Callable[[ImageSet], Sequence[dict[str, str]]] = lambda images: (),
-    search: Mapping[str, Any] | None = None,
-    command: str | None = None,
-    quiet: bool = False,
 ) -> dict[str, Any]:
     """Evaluate a net on every set, and on the images as they are.
 
@@ -79,24 +69,14 @@ def evaluate_sets(
     A resumed evaluation goes on in the set, and after the batch, where it was killed.
 
     Args:
+        conditions: How each set is evaluated; ``out`` is the folder for ``summary.json``, ``table.md`` and
+            ``heatmap.png``; those of a finished evaluation there move to ``previous``.
         classifier: The net.
         images: The images as they are; None if there are none, then ``clean_accuracy`` is null.
         sets: At least one.
         suite: ``corruptions``, ``shifts``, or one of them with ``+`` and a suite of attacks.
-        threat: What the adversary may do.
-        out: Folder for ``summary.json``, ``table.md`` and ``heatmap.png``; those of a finished evaluation there move
-            to ``previous``.
         shape: (C, H, W) that the net takes, if that is known.
-        seed: Of the random starts.
-        batch_size: Examples attacked at once.
-        mode: A mix for nets with domains.
-        device: Where to compute; None: where the net is.
-        resume: Keep what is there of the same evaluation.
-        workers: Which of several processes this is.
         doubts: Flags that the caller knows of a set.
-        search: Further arguments of ``evaluate``, for every set.
-        command: Kept in the summary.
-        quiet: No progress bars.
 
     Returns:
         The summary. ``mean``, ``by_corruption`` and ``by_severity`` are means over sets, every set counted once.
@@ -104,20 +84,22 @@ def evaluate_sets(
     Raises:
         UserError: As ``evaluate``, and for a set that cannot be read.
     """
-    workers = workers or Workers()
+    out = conditions.out
+    assert out is not None
     attacks = split_suite(suite)[1]
     places = {named.name: out / SETS / _folder(named, suite) for named in sets}
     for named in sets:
         named.check()
-    run = partial(
-        evaluate, classifier, suite=attacks, threat=threat, seed=seed, batch_size=batch_size, mode=mode, device=device,
-        resume=True, workers=workers, quiet=quiet, **(search or {}),
-    )  # fmt: skip
-    if not resume and workers.rank == 0:
+    each = replace(conditions, suite=attacks, resume=True, command=None)
+
+    def run(images: ImageSet, out: Path, flags: Sequence[dict[str, str]]) -> Evaluation:
+        return evaluate_under(replace(each, out=out), classifier, images, flags=flags)
+
+    if not conditions.resume and conditions.writes:
         _begin_anew(out, [out / SETS / UNCORRUPTED, *places.values()])
-    workers.barrier()
+    conditions.workers.barrier()
     clean, found = None, []
-    with Bars(quiet=quiet or workers.rank > 0) as bars:
+    with Bars(quiet=conditions.quiet or not conditions.writes) as bars:
         if images is not None:
             bars.show(SETS, 0, len(sets), note="as they are")
             clean = run(images, out=out / SETS / UNCORRUPTED, flags=doubts(images))
@@ -125,11 +107,14 @@ def evaluate_sets(
             bars.show(SETS, number, len(sets), note=named.name)
             found.append(_evaluate_set(run, named, places[named.name], shape, doubts))
         bars.show(SETS, len(sets), len(sets))
-    fixed = {"suite": suite, "attack_suite": attacks, "threat": describe_threat(threat), "seed": seed, "mode": mode}
+    fixed = {
+        "suite": suite, "attack_suite": attacks, "threat": describe_threat(conditions.threat),
+        "seed": conditions.seed, "mode": conditions.mode,
+    }  # fmt: skip
     summary = _summarize(clean, sets, found, [str(places[named.name].relative_to(out)) for named in sets], fixed)
-    if command:
-        summary["command"] = command
-    if workers.rank == 0:
+    if conditions.command:
+        summary["command"] = conditions.command
+    if conditions.writes:
         write_sets(out, summary)
     return summary
 

@@ -11,29 +11,17 @@ from ..evaluation.results import read_files
 from ..evaluation.stored_check import verify_stored
 from ..evaluation.stored_reader import open_stored
 from ..machine import files
+from .request import Request
 from .target import device_of, find_images, open_target
 
 VERIFICATION = "verification.json"
 
 
-def verify_target(
-    target: str,
-    path: Path,
-    *,
-    data: str | None = None,
-    examples: int | None = None,
-    threat: str | None = None,
-    mode: str | None = None,
-    weights: Path | None = None,
-    out: Path | None = None,
-    batch_size: int = 128,
-    device: str = "auto",
-    quiet: bool = False,
-) -> dict[str, Any]:
+def verify_target(request: Request, path: Path) -> dict[str, Any]:
     """Check the images of ``path`` against a net, the clean images and the threat model.
 
-    The threat model is ``threat``, else what the file says, else the recipe's; the other arguments are those of
-    ``inure evaluate``. With ``out`` the finding is written there as ``verification.json``.
+    The threat model is that of the request, else what the file says, else the recipe's. With ``out`` the finding is
+    written there as ``verification.json``.
 
     Returns:
         As ``evaluation.stored_check.verify_stored``.
@@ -41,20 +29,21 @@ def verify_target(
     Raises:
         UserError: If the file cannot be read or holds something else, and as ``evaluate_target``.
     """
-    found = open_target(target, threat or open_stored(path).about.get("threat"), mode, weights)
-    images = find_images(found.run, found.classifier, data).head(examples)
-    place, every = device_of(device), Examples.of(images, None)
+    threat = request.threat or open_stored(path).about.get("threat")
+    found = open_target(request.target, threat, request.mode, request.weights)
+    images = find_images(found.run, found.classifier, request.data).head(request.examples)
+    place, every = device_of(request.device), Examples.of(images, None)
     model, plain = prepared(found.classifier, images, found.mix, place, channels_last=_channels_last(path))
     count_classes(model, every, place)
-    with Bars(quiet=quiet) as bars:
+    with Bars(quiet=request.quiet) as bars:
         finding = verify_stored(
-            model, every, path, threat=found.threat, device=place, batch_size=batch_size, bars=bars,
+            model, every, path, threat=found.threat, device=place, batch_size=request.batch_size, bars=bars,
             weights=weights_hash(plain),
         )  # fmt: skip
-    if out is not None:
-        files.write_json(out / VERIFICATION, finding)
-    if not quiet:
-        _show(finding, f"{path} on {target}")
+    if request.out is not None:
+        files.write_json(request.out / VERIFICATION, finding)
+    if not request.quiet:
+        _show(finding, f"{path} on {request.target}")
     return finding
 
 

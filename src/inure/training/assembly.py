@@ -46,8 +46,8 @@ def assemble(fabric: Any, recipe: Recipe, run: Run, *, seed: int, deadline: floa
     )
     memory = memory_of_run.begin(recipe, facts)
     session = Session(
-        fabric, recipe, run, model, optimizer, averager, loader, validator, memory,
-        num_classes=training.num_classes, deadline=deadline, quiet=quiet,
+        fabric=fabric, recipe=recipe, run=run, model=model, optimizer=optimizer, averager=averager, loader=loader,
+        validator=validator, memory=memory, num_classes=training.num_classes, deadline=deadline, quiet=quiet,
     )  # fmt: skip
     for line in remarks(recipe.data, training, validation):
         session.bars.say(line)

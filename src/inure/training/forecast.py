@@ -14,7 +14,7 @@ from ..recipe.regime import END
 from ..runs.run import yaml_of
 from ..types import Batch
 from .passes import passes
-from .train import step_of
+from .train import joints_of, step_of
 
 _MEASURED = 16
 
@@ -41,11 +41,8 @@ def forecast(recipe: Recipe) -> None:
         seconds = 0.0
         for _ in range(2):  # the first one warms up
             begin = time.perf_counter()
-            logged = step_of(recipe.method)(
-                fabric, model, optimizer, batch, method=recipe.method, balance=recipe.balance, regime=recipe.regime,
-                crafting=recipe.crafting, penalties=recipe.penalties, perturbation=recipe.perturbation,
-                clip_norm=recipe.optimizer.clip_norm,
-            )  # fmt: skip
+            joints = joints_of(recipe, recipe.method)
+            logged = step_of(recipe.method)(fabric, model, optimizer, batch, method=recipe.method, joints=joints)
             float(logged["loss"])
             seconds = time.perf_counter() - begin
     per_step = seconds * recipe.batch_size / len(rows)

@@ -1,6 +1,7 @@
 """How many passes through the net a training step makes, counted; and what the phases of a regime save."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from ..models import Model, build
 from ..recipe.recipe import Recipe
 from ..recipe.regime import END
 from ..types import Batch
-from .step import step_of
+from .step import joints_of, step_of
 
 _IMAGES, _CLASSES, _SHAPE = 20, 4, (1, 8, 8)  # images of which a fifth is a whole number
 
@@ -46,11 +47,9 @@ def passes(recipe: Recipe, method: Any = None) -> dict[str, float]:
         model, optimizer = fabric.setup(net, recipe.optimizer.build(net))
         y = torch.arange(_IMAGES) % _CLASSES
         remembered = memory.begin(recipe, memory.facts_of(y, _CLASSES, _SHAPE, _IMAGES, "cpu"))
-        step_of(method)(
-            fabric, model, optimizer, Batch(torch.rand(_IMAGES, *_SHAPE), y, torch.arange(_IMAGES), END, remembered),
-            method=method, balance=recipe.balance, regime=recipe.regime, penalties=recipe.penalties,
-            perturbation=recipe.perturbation,
-        )  # fmt: skip
+        batch = Batch(torch.rand(_IMAGES, *_SHAPE), y, torch.arange(_IMAGES), END, remembered)
+        joints = replace(joints_of(recipe, method), crafting=None)  # tricks want a net that they were prepared for
+        step_of(method)(fabric, model, optimizer, batch, method=method, joints=joints)
     return {name: value / _IMAGES for name, value in counts.items()}
 
 

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
@@ -38,25 +38,35 @@ _SHOW_SECONDS = 1.0
 """Between two looks at the loss for the progress bar; one look is one host synchronisation."""
 
 
+@dataclass(kw_only=True)
 class Session:
     """One run in one process. Made by ``assemble``; ``train`` drives it."""
 
-    def __init__(
-        self, fabric: Any, recipe: Recipe, run: Run, model: nn.Module, optimizer: Any, averager: Averager | None,
-        loader: Loader, validator: Validator, memory: Memory, *, num_classes: int, deadline: float | None, quiet: bool,
-    ) -> None:  # fmt: skip
-        self.fabric, self.recipe, self.run = fabric, recipe, run
-        self.model, self.optimizer, self.averager = model, optimizer, averager
-        self.loader, self.validator, self.num_classes = loader, validator, num_classes
-        self.memory = memory
-        self.total_steps = recipe.epochs * loader.steps_per_epoch
+    fabric: Any
+    recipe: Recipe
+    run: Run
+    model: nn.Module
+    """As wrapped by Fabric."""
+    optimizer: Any
+    averager: Averager | None
+    loader: Loader
+    validator: Validator
+    memory: Memory
+    num_classes: int
+    deadline: float | None
+    """Of ``time.monotonic``; None: as long as it takes."""
+    quiet: bool
+
+    def __post_init__(self) -> None:
+        self.total_steps = self.recipe.epochs * self.loader.steps_per_epoch
         self.progress = Progress()
-        self.bars = Bars(quiet=quiet or fabric.global_rank > 0)
-        self.checkpoints = Checkpoints(run.checkpoints)
-        self.recipe_hash = hash_of(recipe)
-        self.ledger = Ledger(run, recipe, self.bars, num_classes=num_classes, writes=fabric.is_global_zero)
+        self.bars = Bars(quiet=self.quiet or self.fabric.global_rank > 0)
+        self.checkpoints = Checkpoints(self.run.checkpoints)
+        self.recipe_hash = hash_of(self.recipe)
+        writes = self.fabric.is_global_zero
+        self.ledger = Ledger(self.run, self.recipe, self.bars, num_classes=self.num_classes, writes=writes)
         self._guard = FiniteGuard()
-        self._interrupts = Interrupts(deadline)
+        self._interrupts = Interrupts(self.deadline)
         self._clock = self._show_next = time.monotonic()
 
     def __enter__(self) -> Self:

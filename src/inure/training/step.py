@@ -4,7 +4,7 @@
 average. A joint that is off is None and is skipped: disabled equals absent, bit for bit.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -12,11 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ..averaging import Averager
-from ..balance import Balance
-from ..penalties import Forwards, Penalty, attack_terms, watched, with_penalties
-from ..perturbation import Perturbation
-from ..recipe.regime import Regime
-from ..steps import clip_and_update
+from ..penalties import Forwards, attack_terms, watched, with_penalties
+from ..recipe.recipe import Recipe
+from ..steps import Joints, clip_and_update
 from ..types import Batch, Crafting, Losses
 
 
@@ -27,13 +25,7 @@ def train_step(
     batch: Batch,
     *,
     method: Any,
-    balance: Balance,
-    regime: Regime,
-    crafting: Crafting | None = None,
-    penalties: Sequence[Penalty] = (),
-    perturbation: Perturbation | None = None,
-    averager: Averager | None = None,
-    clip_norm: float | None = None,
+    joints: Joints,
 ) -> dict[str, Tensor]:
     """Attack the batch, then descend on the attacked batch.
 
@@ -43,18 +35,13 @@ def train_step(
         optimizer: Its gradients are cleared first.
         batch: Images in [0, 1], labels, rows, progress.
         method: How to craft and what to minimise.
-        balance: The criteria of attack and update.
-        regime: How strong the attack is at this progress.
-        crafting: A trick active only while crafting.
-        penalties: Terms added to the method's loss, and perhaps to the attack's.
-        perturbation: Where the gradient is taken.
-        averager: The weights that will be evaluated.
-        clip_norm: Global L2 norm to clip at.
+        joints: Criteria, regime, tricks, penalties, perturbation, average, clipping.
 
     Returns:
         0-d tensors to log, on the device: reading them is the caller's decision.
     """
     local = local_module(model)  # this process's own net: the attack wants no gradient synchronisation
+    balance, penalties, perturbation = joints.balance, joints.penalties, joints.perturbation
 
     observers: list[Any] = [piece for piece in (method, balance.counter, *penalties) if hasattr(piece, "observe")]
     criterion = balance.train_at(batch)
@@ -63,8 +50,8 @@ def train_step(
     # 1. inner maximisation
     with fabric.autocast():
         terms = attack_terms(penalties, method, local, batch)  # before the tricks: they change predictions
-    with fabric.autocast(), _open(crafting, local, batch.progress):
-        search = regime.search(method, batch.progress, crafting, terms, balance.radii(batch))
+    with fabric.autocast(), _open(joints.crafting, local, batch.progress):
+        search = joints.regime.search(method, batch.progress, joints.crafting, terms, balance.radii(batch))
         x_adv = method.craft(local, batch, search, balance.attack_at(batch))
 
     # 2. outer minimisation: one forward through the wrapper
@@ -86,9 +73,9 @@ def train_step(
         losses = backward()
 
     # 4. clip, update, average
-    grad_norm = clip_and_update(model, optimizer, clip_norm)
-    if averager is not None:
-        averager.update(local, batch.progress)
+    grad_norm = clip_and_update(model, optimizer, joints.clip_norm)
+    if joints.averager is not None:
+        joints.averager.update(local, batch.progress)
     for observer in observers:
         observer.observe(batch, forwards.adversarial(len(x_adv))[0].detach())
     parts = {name: value.detach().mean() for name, value in losses.parts.items()}
@@ -98,6 +85,19 @@ def train_step(
 def step_of(method: Any) -> Any:
     """What is done with a batch: the method's own ``step`` (see ``steps/``) if it has one, else ``train_step``."""
     return getattr(method, "step", train_step)
+
+
+def joints_of(recipe: Recipe, method: Any, averager: Averager | None = None) -> Joints:
+    """What ``recipe`` joins to a step of ``method``: a method that attacks nothing has no use for tricks."""
+    return Joints(
+        recipe.balance,
+        recipe.regime,
+        recipe.crafting if hasattr(method, "attack") else None,
+        recipe.penalties,
+        recipe.perturbation,
+        averager,
+        recipe.optimizer.clip_norm,
+    )
 
 
 def local_module(model: nn.Module) -> nn.Module:

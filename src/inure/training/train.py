@@ -17,7 +17,7 @@ from .assembly import assemble
 from .epoch_end import end_epoch
 from .recovery import roll_back
 from .session import Session
-from .step import step_of
+from .step import joints_of, step_of
 
 _STEP, _INIT = 1, 2
 """Streams of the seed: the randomness of a step, the initial weights."""
@@ -99,13 +99,7 @@ def _train_epoch(session: Session) -> None:
             session.optimizer,
             Batch(x, y, rows, progress, session.memory),
             method=method,
-            balance=recipe.balance,
-            regime=recipe.regime,
-            crafting=recipe.crafting if hasattr(method, "attack") else None,
-            penalties=recipe.penalties,
-            perturbation=recipe.perturbation,
-            averager=session.averager,
-            clip_norm=recipe.optimizer.clip_norm,
+            joints=joints_of(recipe, method, session.averager),
         )
         session.after_step(logged, len(x))
 
