@@ -34,10 +34,11 @@ demo: install  ## one net for clean and attacked digits, the dial between them, 
 test: install lint  ## lint, types and tests: what CI runs
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-lint: install  ## ruff and pyright
+lint: install  ## ruff, pyright, and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/lint-imports --no-logo --no-cache
 
 test-slow: install  ## minutes of training on the CPU
 	$(BIN)/python -m pytest -m slow

@@ -27,7 +27,8 @@ from inure.evaluation.sweep import sweep
 from inure.losses import cross_entropy
 from inure.methods import CoTraining
 from inure.models import Model, build
-from inure.models.adapt import adapt, in_domain
+from inure.models.adapt import adapt
+from inure.models.domains import in_domain
 from inure.models.modes import attack_mode, frozen
 from inure.recipe.regime import Regime
 from inure.runs.load import load

@@ -3,8 +3,9 @@
 The names below are loaded when they are first used, so that ``import inure`` and ``inure --help`` stay quick.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from .libraries import later
 
 if TYPE_CHECKING:
     from . import attacks, methods, models, optimizers
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from .training.step import train_step
     from .training.train import train
 
-_HOME = {
+_HOMES = {
     "Evaluation": "evaluation",
     "L1": "threat",
     "L2": "threat",
@@ -27,15 +28,18 @@ _HOME = {
     "Study": "study",
     "UserError": "settings.errors",
     "adapt": "models.adapt",
+    "attacks": "attacks",
     "evaluate": "evaluation",
     "fold": "models.adapt",
     "load": "runs.load",
     "load_recipe": "recipe.recipe",
+    "methods": "methods",
+    "models": "models",
+    "optimizers": "optimizers",
     "run_study": "study",
     "train": "training.train",
     "train_step": "training.step",
 }
-_MODULES = ("attacks", "methods", "models", "optimizers")
 
 __all__ = [
     "L1", "L2", "Evaluation", "Linf", "Recipe", "Study", "UserError", "adapt", "attacks", "evaluate", "fold", "load",
@@ -43,16 +47,15 @@ __all__ = [
 ]  # fmt: skip
 
 
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return import_module(f".{name}", __name__)
-    if name in _HOME:
-        return getattr(import_module(f".{_HOME[name]}", __name__), name)
-    if name == "__version__":
-        from importlib import metadata
+_get, _ = later(__name__, _HOMES)
 
-        return metadata.version("inure")
-    raise AttributeError(f"module 'inure' has no attribute {name!r}")
+
+def __getattr__(name: str) -> Any:
+    if name != "__version__":
+        return _get(name)
+    from importlib import metadata
+
+    return metadata.version("inure")
 
 
 def __dir__() -> list[str]:

@@ -1,9 +1,8 @@
-"""Per-example losses: logits (B, K) and labels, hard (B,) or soft (B, K), in; (B,) out. train.py takes the mean."""
+"""Per-example losses: logits (B, K) and labels, hard (B,) or soft (B, K), in; (B,) out. ``train_step`` averages."""
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from __future__ import annotations
 
+from .libraries import F, Tensor, torch
 from .settings.errors import UserError
 from .types import Labels, Logits, PerExample
 

@@ -6,13 +6,13 @@ changes them in place. It may also have ``observe(batch, logits)``, called after
 adversarial images, and ``end_epoch(memory)``, whose numbers go into the record of the epoch.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
-
+from .libraries import Tensor, torch
 from .machine.precision import finest
 from .types import Memory
 
@@ -81,9 +81,12 @@ def end_epoch(recipe: Any, memory: Memory) -> dict[str, Any]:
     return noted
 
 
-def new_rows(examples: int, *shape: int, device: Any, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Zeros, (examples + 1, ...): a row for each training image, and one that nobody reads (see ``write_rows``)."""
-    return torch.zeros(examples + 1, *shape, device=device, dtype=dtype)
+def new_rows(examples: int, *shape: int, device: Any, dtype: torch.dtype | None = None) -> Tensor:
+    """Zeros, float32 by default, (examples + 1, ...): a row for each training image, and one that nobody reads.
+
+    See ``write_rows``.
+    """
+    return torch.zeros(examples + 1, *shape, device=device, dtype=dtype or torch.float32)
 
 
 def write_rows(memory: Tensor, rows: Tensor, values: Tensor) -> None:

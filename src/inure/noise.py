@@ -5,8 +5,9 @@ Training draws from torch's generator, which ``train`` seeds before each step. E
 of the examples, a resume or the number of processes.
 """
 
-import torch
-from torch import Tensor
+from __future__ import annotations
+
+from .libraries import Tensor, torch
 
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15

@@ -5,12 +5,13 @@ A threat model is pure geometry: it knows nothing of models, losses or labels. I
 tensor of radii, one per example: ``threat.with_epsilon(tensor)``.
 """
 
+from __future__ import annotations
+
 from typing import Annotated, Any, Literal, Self
 
-import torch
 from pydantic import Field, field_validator
-from torch import Tensor
 
+from .libraries import Tensor, torch
 from .settings.config import Real, Settings
 from .settings.errors import UserError
 from .types import Images, Noise, PerExample

@@ -1,10 +1,12 @@
 """The words that every file shares: images, labels, logits, a batch, its losses, the scale of an experiment."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
-from torch import Tensor, nn
+from .libraries import Tensor, nn
 
 Images = Tensor
 """(B, C, H, W), float, in [0, 1]."""
@@ -57,8 +59,8 @@ class Search(Protocol):
         y: Labels,
         *,
         loss: Criterion = ...,
-        crafting: "Crafting | None" = None,
-        noise: "Noise | None" = None,
+        crafting: Crafting | None = None,
+        noise: Noise | None = None,
     ) -> Images:
         """Images in the threat model around ``x`` that raise ``loss``."""
         ...

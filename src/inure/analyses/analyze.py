@@ -10,7 +10,7 @@ from ..evaluation.results import set_aside
 from ..machine import files
 from ..runs.load import load
 from ..runs.run import Run
-from ..settings import config
+from ..settings import config, trees
 from ..settings.errors import UserError, unknown_name
 from ..targets.target import device_of, find_images, find_threat
 from ..threat import describe_threat
@@ -47,7 +47,7 @@ def analyze(
     kinds: dict[str, Any] = {analysis.model_fields["kind"].default: analysis for analysis in ANALYSES}
     if name not in kinds:
         raise unknown_name("NAME", name, kinds)
-    analysis = config.build(kinds[name], config.apply_overrides({}, config.parse_overrides(settings)))
+    analysis = config.build(kinds[name], trees.apply_overrides({}, trees.parse_overrides(settings)))
     run = None if ".py:" in target else Run.open(Path(target), "TARGET")
     classifier = load(target, weights)
     geometry = find_threat(run, threat)

@@ -2,12 +2,12 @@
 far apart.
 """
 
-from collections.abc import Iterator
-from typing import Annotated, Any, Literal, NamedTuple
+from __future__ import annotations
 
-import torch
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+
 from pydantic import Field, field_validator
-from torch import Tensor
 
 from ..attacks import PGD
 from ..display.drawing import heat_map, png
@@ -24,7 +24,7 @@ from ..kernels import (
     top_mass,
     top_share,
 )
-from ..models import Classifier
+from ..libraries import Tensor, torch
 from ..models.modes import attack_mode, frozen
 from ..noise import CounterNoise
 from ..runs.load import in_mode, load
@@ -32,6 +32,9 @@ from ..settings.config import Real, Settings, Whole
 from ..settings.errors import UserError
 from ..targets.target import parse_mode
 from .subject import Finding, Subject
+
+if TYPE_CHECKING:
+    from ..models import Classifier
 
 _CHECKPOINTS = ("best", "last")
 _TOP = 10
@@ -114,7 +117,7 @@ class NTK(Settings):
                 parts.append(attack(net, x[place], y[place], noise=noise))
         return torch.cat(parts)
 
-    def _look(self, net: Classifier, x: Tensor, y: Tensor, name: str, kind: str, subject: Subject) -> "_Look":
+    def _look(self, net: Classifier, x: Tensor, y: Tensor, name: str, kind: str, subject: Subject) -> _Look:
         def show(done: int, total: int) -> None:
             subject.bars.show(f"{name}, {kind}", done, total, unit="backwards")
 

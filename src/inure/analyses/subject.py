@@ -1,15 +1,18 @@
 """What an analysis is about, and what it finds."""
 
-from dataclasses import dataclass
-from typing import Any
+from __future__ import annotations
 
-import torch
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from ..data import ImageSet
 from ..display.console import Bars
-from ..models import Classifier
+from ..libraries import torch
 from ..runs.run import Run
 from ..threat import Geometry
+
+if TYPE_CHECKING:
+    from ..models import Classifier
 
 
 @dataclass(frozen=True)

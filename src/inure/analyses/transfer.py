@@ -1,19 +1,19 @@
 """Transfer between modes of one net: attacked in one, judged in another; and an attack on a mode drawn at random."""
 
+from __future__ import annotations
+
 from typing import Annotated, Any, Literal
 
-import torch
 from pydantic import Field, field_validator
-from torch import Tensor, nn
 
 from ..display.console import percent, with_interval
 from ..display.drawing import heat_map, png
 from ..evaluation import SUITES, Member, wilson
 from ..evaluation.examples import Examples
-from ..evaluation.metered import Metered
 from ..evaluation.nets import in_float32
 from ..evaluation.suites import WHOLE_BATCH
 from ..evaluation.verdicts import judge
+from ..libraries import Tensor, nn, torch
 from ..models.modes import attack_mode, frozen
 from ..runs.load import refuse_mode
 from ..settings.config import Settings
@@ -86,17 +86,6 @@ class Transfer(Settings):
         return _finding(together, names, self.suite, describe_threat(subject.threat))
 
 
-class _Every(nn.Module):
-    """The logits of all modes side by side, (B, M * K)."""
-
-    def __init__(self, net: nn.Module, modes: list[Any]) -> None:
-        super().__init__()
-        self.net, self.modes = net, modes
-
-    def forward(self, x: Images) -> Tensor:
-        return torch.cat([self.net(x, mix=mode) for mode in self.modes], 1)
-
-
 def _means(members: list[Member], count: int) -> list[Member]:
     """The attacks, climbing the mean of their loss over the modes."""
     return [member._replace(loss=_mean_over(count, member.loss)) for member in members]
@@ -113,7 +102,10 @@ def _craft(
     net: nn.Module, modes: list[Any], members: list[Member], x: Images, y: Tensor, index: Tensor, subject: Subject
 ) -> Images:
     """Of each image what the first attack makes of it after which it is right in the fewest of ``modes``."""
-    model = Metered(net, modes[0]) if len(modes) == 1 else Metered(_Every(net, modes))
+    from ..evaluation.metered import Metered
+    from .all_modes import AllModes
+
+    model = Metered(net, modes[0]) if len(modes) == 1 else Metered(AllModes(net, modes))
     best, x_adv = torch.full((len(x),), len(modes) + 1, device=x.device), x
     for member in members if len(modes) == 1 else _means(members, len(modes)):
         found = judge(model, x, y, index, member, threat=subject.threat, seed=subject.seed).x_adv.to(x.device)

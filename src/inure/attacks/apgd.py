@@ -1,13 +1,14 @@
 """Auto-PGD (Croce and Hein, 2020, arXiv:2003.01690): PGD whose step size follows what each example does."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 
-import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
 
+from ..libraries import Tensor, nn, torch
 from ..losses import cross_entropy
 from ..models.modes import frozen
 from ..noise import GeneratorNoise

@@ -1,10 +1,10 @@
 """The two ways in which APGD moves and adapts: step sizes that halve (Linf, L2), steps that grow sparser (L1)."""
 
+from __future__ import annotations
+
 from typing import Protocol
 
-import torch
-from torch import Tensor
-
+from ..libraries import Tensor, torch
 from ..threat import Geometry, movable
 from ..types import Images, PerExample
 from .standing import Standing

@@ -1,8 +1,8 @@
 """One run of APGD: from a start, so many steps, each example with its own best point and step size."""
 
-import torch
-from torch import Tensor, nn
+from __future__ import annotations
 
+from ..libraries import Tensor, nn, torch
 from ..threat import Geometry
 from ..types import Crafting, Criterion, Images, Labels
 from .apgd_steps import Halving, Sparse

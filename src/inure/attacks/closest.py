@@ -1,8 +1,8 @@
 """The closest misclassified point seen of each example: what an attack of minimum norm keeps."""
 
-import torch
-from torch import Tensor
+from __future__ import annotations
 
+from ..libraries import Tensor, torch
 from ..losses import margin
 from ..threat import Geometry
 from ..types import Images, Logits, PerExample

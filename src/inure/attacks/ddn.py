@@ -1,12 +1,13 @@
 """DDN, decoupled direction and norm (Rony et al., 2019, arXiv:1811.09600): a search for the least L2 norm."""
 
+from __future__ import annotations
+
 import math
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
 
+from ..libraries import Tensor, nn, torch
 from ..losses import cross_entropy, hard
 from ..models.modes import frozen
 from ..noise import GeneratorNoise

@@ -1,12 +1,13 @@
 """FAB, the fast adaptive boundary attack (Croce and Hein, 2020, arXiv:1907.02044): the nearest misclassified point."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
 
+from ..libraries import Tensor, nn, torch
 from ..losses import hard, margin
 from ..models.modes import frozen
 from ..noise import GeneratorNoise

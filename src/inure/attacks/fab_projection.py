@@ -4,9 +4,9 @@ The plane is normal . d = need, seen from x; d is what has to be found. Along th
 side of [0, 1] that it moves towards. All functions take flat float tensors (B, D), and (B,) for numbers per example.
 """
 
-import torch
-from torch import Tensor
+from __future__ import annotations
 
+from ..libraries import Tensor, torch
 from ..threat import Geometry
 
 _TINY = 1e-30

@@ -1,8 +1,8 @@
 """One run of FAB: from a start, step after step to the nearest linearised boundary, drawn towards the clean image."""
 
-import torch
-from torch import Tensor, nn
+from __future__ import annotations
 
+from ..libraries import Tensor, nn, torch
 from ..types import Images
 from .closest import Closest
 from .fab_projection import dual_norm, toward_plane

@@ -1,10 +1,12 @@
 """The fast gradient sign method (Goodfellow et al., 2015, arXiv:1412.6572): one step of the size of the ball."""
 
+from __future__ import annotations
+
 from typing import Annotated, Literal
 
 from pydantic import Field
-from torch import nn
 
+from ..libraries import nn
 from ..losses import cross_entropy
 from ..settings.config import Real, Settings
 from ..threat import Linf, ThreatModel

@@ -1,8 +1,8 @@
 """The gradient of an attack's loss with respect to the images, and nothing else."""
 
-import torch
-from torch import Tensor, nn
+from __future__ import annotations
 
+from ..libraries import Tensor, nn, torch
 from ..types import Crafting, Criterion, Images, Labels, Logits, PerExample
 
 

@@ -1,11 +1,12 @@
 """MultiGrad (Golgooni et al., 2021, arXiv:2103.15476): one step along the signs on which several gradients agree."""
 
+from __future__ import annotations
+
 from typing import Annotated, Literal, Self
 
-import torch
 from pydantic import Field, model_validator
-from torch import nn
 
+from ..libraries import nn, torch
 from ..losses import cross_entropy
 from ..models.modes import frozen
 from ..noise import GeneratorNoise

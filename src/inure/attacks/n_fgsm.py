@@ -1,10 +1,12 @@
 """N-FGSM (de Jorge et al., 2022, arXiv:2202.01181): one step from strong noise, without projection."""
 
+from __future__ import annotations
+
 from typing import Annotated, Literal
 
 from pydantic import Field
-from torch import nn
 
+from ..libraries import nn
 from ..losses import cross_entropy
 from ..models.modes import frozen
 from ..noise import GeneratorNoise

@@ -1,15 +1,15 @@
 """FGSM from anisotropic noise: our instantiation of an idea of Li et al. (2023, arXiv:2312.02236)."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
-import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
 
+from ..libraries import Tensor, nn, np, torch
 from ..losses import cross_entropy
 from ..models.modes import frozen
 from ..noise import GeneratorNoise
@@ -52,12 +52,12 @@ class NoisyFGSM(Settings):
         return self.scale == "gradient"
 
     @model_validator(mode="after")
-    def _file_where_asked(self) -> "NoisyFGSM":
+    def _file_where_asked(self) -> NoisyFGSM:
         if (self.scale == "file") != (self.file is not None):
             raise UserError("file", self.file, "a .npy file with scale=file, else nothing")
         return self
 
-    def of_any_shape(self) -> "NoisyFGSM":
+    def of_any_shape(self) -> NoisyFGSM:
         """The same passes without a file, which is of one shape."""
         return self.model_copy(update={"scale": "data", "file": None}) if self.scale == "file" else self
 

@@ -1,11 +1,12 @@
 """Projected gradient descent (Madry et al., 2018, arXiv:1706.06083)."""
 
+from __future__ import annotations
+
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
-from torch import nn
 
+from ..libraries import nn, torch
 from ..losses import cross_entropy
 from ..models.modes import frozen
 from ..noise import GeneratorNoise

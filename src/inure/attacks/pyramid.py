@@ -1,12 +1,12 @@
 """Perturbations at several scales (Pyramid adversarial training, Herrmann et al., 2022, arXiv:2111.15121)."""
 
+from __future__ import annotations
+
 from typing import Annotated, ClassVar, Literal
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field, model_validator
-from torch import Tensor, nn
 
+from ..libraries import F, Tensor, nn, torch
 from ..losses import cross_entropy
 from ..models.modes import frozen
 from ..noise import GeneratorNoise
@@ -50,7 +50,7 @@ class Pyramid(Settings):
     """``uniform``: every cell anywhere in [-epsilon, epsilon]."""
 
     @model_validator(mode="after")
-    def _one_scalar_a_level(self) -> "Pyramid":
+    def _one_scalar_a_level(self) -> Pyramid:
         if len(self.scalars) != len(self.cells):
             raise UserError("scalars", self.scalars, f"{len(self.cells)} numbers, one for each of cells {self.cells}")
         return self

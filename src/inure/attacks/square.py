@@ -1,12 +1,13 @@
 """Square (Andriushchenko et al., 2020, arXiv:1912.00049): random search with windows, without any gradient."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from typing import Annotated, Literal, NamedTuple
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
 
+from ..libraries import Tensor, nn, torch
 from ..losses import hard, margin
 from ..noise import GeneratorNoise
 from ..settings.config import Real, Settings, Whole
@@ -92,9 +93,7 @@ class Square(Settings):
                 found = found.offered(again.x_adv, again.loss, again.fooled)
         return found.x_adv
 
-    def _restart(
-        self, model: nn.Module, x: Images, y: Labels, loss: Criterion, noise: Noise, fooled: Tensor
-    ) -> "_Found":
+    def _restart(self, model: nn.Module, x: Images, y: Labels, loss: Criterion, noise: Noise, fooled: Tensor) -> _Found:
         """One run of the rows that are not ``fooled``; in the others nothing of use comes back.
 
         Every row's numbers are drawn, whoever stands: they depend on nobody else.
@@ -115,10 +114,10 @@ class Square(Settings):
         y: Labels,
         loss: Criterion,
         left: Standing,
-        found: "_Found",
+        found: _Found,
         drawn: Iterator[Tensor],
         done: int,
-    ) -> tuple["_Found", int]:
+    ) -> tuple[_Found, int]:
         """Queries from number ``done`` on, until they are used up or examples have fallen."""
         threat = left.threat(self.threat)
         for k in range(done, self.queries):
@@ -147,7 +146,7 @@ class _Found(NamedTuple):
     loss: Tensor
     fooled: Tensor
 
-    def offered(self, x_adv: Images, loss: Tensor, fooled: Tensor) -> "_Found":
+    def offered(self, x_adv: Images, loss: Tensor, fooled: Tensor) -> _Found:
         """With the points that are better. Losses that are NaN never are."""
         better = ~self.fooled & (fooled | (loss > self.loss))
         return _Found(
@@ -156,11 +155,11 @@ class _Found(NamedTuple):
             self.fooled | fooled,
         )
 
-    def of(self, left: Standing) -> "_Found":
+    def of(self, left: Standing) -> _Found:
         """The rows that stand."""
         return _Found(*left.of(*self))
 
-    def put(self, left: Standing, part: "_Found") -> "_Found":
+    def put(self, left: Standing, part: _Found) -> _Found:
         """With the rows that stood replaced by ``part``."""
         return _Found(*(left.put(old, new) for old, new in zip(self, part, strict=True)))
 

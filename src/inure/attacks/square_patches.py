@@ -1,12 +1,11 @@
 """What Square tries next: windows of one colour under Linf, windows of bumps that move mass under L2 and L1."""
 
+from __future__ import annotations
+
 import math
 from functools import lru_cache
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
+from ..libraries import F, Tensor, torch
 from ..threat import L1, Geometry, Linf, per_image
 from ..types import Images, Noise
 

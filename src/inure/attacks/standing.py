@@ -11,11 +11,11 @@ Use, at a natural point of a search (between targets and restarts, at a checkpoi
     x_adv, broken = left.put(x_adv, part), left.put(broken, fooled)
 """
 
+from __future__ import annotations
+
 from typing import TypeVar
 
-import torch
-from torch import Tensor
-
+from ..libraries import Tensor, torch
 from ..threat import Geometry
 from ..types import Criterion, Noise
 

@@ -1,14 +1,15 @@
 """A search towards each of the likeliest wrong classes: APGD-T, and multi-targeted PGD (arXiv:1910.09338)."""
 
+from __future__ import annotations
+
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
-import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
 
+from ..libraries import Tensor, nn, torch
 from ..losses import hard, targeted_dlr
 from ..models.modes import frozen
 from ..noise import GeneratorNoise
@@ -122,7 +123,7 @@ class Toward:
         """(logits, y) to (B,): a criterion."""
         return self.loss(logits, y, self.target)
 
-    def of(self, rows: Tensor) -> "Toward":
+    def of(self, rows: Tensor) -> Toward:
         """The loss of some of the examples."""
         return Toward(self.loss, self.target[rows])
 

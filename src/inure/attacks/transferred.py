@@ -1,12 +1,13 @@
 """Transfer (Papernot et al., 2016, arXiv:1605.07277): crafted on a second net, which alone is asked."""
 
+from __future__ import annotations
+
 import copy
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-import torch
 from pydantic import Field, PrivateAttr, model_validator
-from torch import nn
 
+from ..libraries import nn, torch
 from ..losses import cross_entropy
 from ..models.modes import attack_mode
 from ..settings.config import Settings, dump
@@ -39,7 +40,7 @@ class Transferred(Settings):
     """Where the second net is from, for the record: the path of its run."""
     source_hash: str = ""
     """Of its weights, for the record: with it two evaluations know whether they used the same source."""
-    _net: nn.Module | None = PrivateAttr(default=None)
+    _net: Any = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _search_climbs_on_and_in_the_same_threat(self) -> Self:

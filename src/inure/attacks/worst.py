@@ -1,8 +1,8 @@
 """The worst point seen of each example."""
 
-import torch
-from torch import Tensor
+from __future__ import annotations
 
+from ..libraries import Tensor, torch
 from ..losses import hard
 from ..types import Images, Labels, Logits, PerExample
 

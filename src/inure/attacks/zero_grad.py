@@ -1,11 +1,12 @@
 """ZeroGrad (Golgooni et al., 2021, arXiv:2103.15476): one large step that leaves out the smallest gradients."""
 
+from __future__ import annotations
+
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
 
+from ..libraries import Tensor, nn, torch
 from ..losses import cross_entropy
 from ..models.modes import frozen
 from ..noise import GeneratorNoise

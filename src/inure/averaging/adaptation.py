@@ -4,11 +4,11 @@ All choose by some images of the set and are measured on its others. The protoco
 al. (2023, arXiv:2302.10164, section 3.4); the other three are ours ("automatic schemes" are its future work).
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
-
+from ..libraries import Tensor, torch
 from ..losses import cross_entropy, entropy_of
 from ..models import Classifier
 from ..models.modes import attack_mode, frozen

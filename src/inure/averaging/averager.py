@@ -3,11 +3,12 @@
 As torch.optim.swa_utils.AveragedModel with ``use_buffers``, which would copy its counter to the device at every step.
 """
 
+from __future__ import annotations
+
 import copy
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from ..libraries import Tensor, nn, torch
 
 
 class Averager:
@@ -30,22 +31,22 @@ class Averager:
         """The net with the averaged weights, in eval mode."""
         return self._averaged.eval()
 
-    @torch.no_grad()
     def update(self, model: nn.Module, progress: float) -> None:
         """Take in the weights after one step; BatchNorm statistics are averaged with the weights they belong to."""
-        started = progress >= self._start
-        self.updates = self.updates if started else 0
-        averaged, current = _tensors(self._averaged), _tensors(model)
-        floating = [t.is_floating_point() for t in averaged]
-        ours, theirs = ([t for t, f in zip(ts, floating, strict=True) if f] for ts in (averaged, current))
-        if self.updates == 0:
-            torch._foreach_copy_(ours, theirs)
-        else:
-            self._average(ours, theirs, self.updates)
-        for counter, value, is_float in zip(averaged, current, floating, strict=True):
-            if not is_float:
-                counter.copy_(value)
-        self.updates += started
+        with torch.no_grad():
+            started = progress >= self._start
+            self.updates = self.updates if started else 0
+            averaged, current = _tensors(self._averaged), _tensors(model)
+            floating = [t.is_floating_point() for t in averaged]
+            ours, theirs = ([t for t, f in zip(ts, floating, strict=True) if f] for ts in (averaged, current))
+            if self.updates == 0:
+                torch._foreach_copy_(ours, theirs)
+            else:
+                self._average(ours, theirs, self.updates)
+            for counter, value, is_float in zip(averaged, current, floating, strict=True):
+                if not is_float:
+                    counter.copy_(value)
+            self.updates += started
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs."""

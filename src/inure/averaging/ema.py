@@ -1,11 +1,12 @@
 """Exponential moving average of the weights (in adversarial training: Gowal et al., 2020, arXiv:2010.03593)."""
 
+from __future__ import annotations
+
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field, StrictBool
-from torch import nn
 
+from ..libraries import nn, torch
 from ..schedules import Share
 from ..settings.config import Real, Settings
 from .averager import Averager

@@ -1,10 +1,10 @@
 """Stochastic weight averaging (Izmailov et al., 2018, arXiv:1803.05407; in adversarial training Chen et al., 2021)."""
 
+from __future__ import annotations
+
 from typing import Literal
 
-import torch
-from torch import nn
-
+from ..libraries import nn, torch
 from ..schedules import Share
 from ..settings.config import Settings
 from .averager import Averager

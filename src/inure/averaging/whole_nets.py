@@ -4,11 +4,11 @@ Nets that were trained apart from random weights have no soup: the mean of their
 them from one net (``model.weights``).
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 
-import torch
-from torch import Tensor
-
+from ..libraries import Tensor, torch
 from ..models import Classifier
 from ..models.adapt import adapt
 from ..models.adapters.stacks import adapter_names, plain_name

@@ -1,10 +1,12 @@
 """Criteria, one for the attack and one for the update. To add one: write the file, add it to the union."""
 
+from __future__ import annotations
+
 from typing import Annotated, Any
 
 from pydantic import Field
-from torch import Tensor
 
+from ..libraries import Tensor
 from ..settings.config import Settings
 from ..types import Batch, Criterion
 from .balanced_softmax import BalancedSoftmax
@@ -13,7 +15,6 @@ from .counter import Counter
 from .cross_entropy import CrossEntropy
 from .epsilon import ClassEpsilon
 from .ldam import LDAM
-from .notices import notices
 from .rebalanced import Rebalanced
 from .robal import RoBal
 from .weighted import Weighted
@@ -72,5 +73,4 @@ __all__ = [
     "Rebalanced",
     "RoBal",
     "Weighted",
-    "notices",
 ]

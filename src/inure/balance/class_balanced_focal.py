@@ -1,11 +1,12 @@
 """The class-balanced focal loss (Cui et al., 2019, arXiv:1901.05555; focal: Lin et al., 2017, arXiv:1708.02002)."""
 
+from __future__ import annotations
+
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
-from torch import Tensor
-from torch.nn import functional as F
 
+from ..libraries import F, Tensor
 from ..settings.config import Real, Settings
 from ..types import Batch, Criterion, Labels, Logits, PerExample
 from .class_weights import counts_of, effective_weights, weight_of

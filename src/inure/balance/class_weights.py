@@ -4,11 +4,11 @@ All of it is K numbers, in float64 where the device has that (``finest``), made 
 every step of the attack.
 """
 
+from __future__ import annotations
+
 import math
 
-import torch
-from torch import Tensor
-
+from ..libraries import Tensor, torch
 from ..losses import cross_entropy
 from ..memory import CLASS_COUNTS
 from ..types import Batch, Criterion, Labels, Logits, PerExample

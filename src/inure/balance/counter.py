@@ -1,10 +1,10 @@
 """Counts what class adversarial images are predicted as, epoch by epoch (REAT, arXiv:2307.10205)."""
 
+from __future__ import annotations
+
 from typing import Literal
 
-import torch
-from torch import Tensor
-
+from ..libraries import Tensor, torch
 from ..memory import Facts, everywhere
 from ..settings.config import Settings
 from ..types import Batch, Logits, Memory

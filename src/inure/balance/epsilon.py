@@ -1,11 +1,12 @@
 """Radii by class: rare classes are attacked in larger balls (RobustLT, as its code has it for REAT)."""
 
+from __future__ import annotations
+
 from typing import Annotated
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
+from ..libraries import Tensor, torch
 from ..schedules import Share, warm
 from ..settings.config import Real, Settings
 from ..types import Batch, PerExample

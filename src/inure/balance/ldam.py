@@ -1,10 +1,12 @@
 """LDAM: label-distribution-aware margins (Cao et al., 2019, arXiv:1906.07413)."""
 
+from __future__ import annotations
+
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
-from torch import Tensor
 
+from ..libraries import Tensor
 from ..losses import cross_entropy
 from ..schedules import Share
 from ..settings.config import Real, Settings

@@ -1,10 +1,11 @@
 """What a run says of its criteria before it begins, because it would not be noticed otherwise."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from typing import Any
 
-from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from ..libraries import nn
 
 
 def notices(recipe: Any, net: nn.Module) -> Iterator[tuple[str, str]]:
@@ -28,7 +29,7 @@ def _remedies(method: Any, net: nn.Module) -> Iterator[str]:
     """What makes classes count in the attack; through batch statistics only where there are any, and a choice."""
     yield "balance.attack.kind=balanced_softmax"
     yield "balance.epsilon.share=0.3"
-    if hasattr(method, "attack_mode") and any(isinstance(module, _BatchNorm) for module in net.modules()):
+    if hasattr(method, "attack_mode") and _batch_norms(net):
         yield "method.attack_mode=train_frozen_stats"
 
 
@@ -47,9 +48,13 @@ def inert(recipe: Any, net: nn.Module) -> bool:
     mixed = recipe.augment is not None and recipe.augment.mixes
     if mixed and getattr(criterion, "only_hard", False):
         return False
-    norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
+    norms = _batch_norms(net)
     statistics = any(method.attack_mode != "eval" or not norm.track_running_stats for norm in norms)
     attacks = (method.attack, *getattr(method, "adversaries", {}).values())
     coupled = statistics or any(getattr(piece, "couples", False) for piece in (method, *attacks))
     beside = any(hasattr(penalty, "attack_term") for penalty in recipe.penalties)
     return not coupled and not beside
+
+
+def _batch_norms(net: nn.Module) -> list[Any]:
+    return [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]

@@ -1,10 +1,10 @@
 """REAT's inner loss: weights by how often a class was predicted under attack (Li et al., 2023, arXiv:2307.10205)."""
 
+from __future__ import annotations
+
 from typing import ClassVar, Literal
 
-import torch
-from torch import Tensor
-
+from ..libraries import Tensor, torch
 from ..settings.config import Settings
 from ..types import Batch, Criterion
 from .class_weights import balanced, counts_of, weighted

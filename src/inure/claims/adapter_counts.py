@@ -1,8 +1,7 @@
 """How many parameters each adapter adds (Rebuffi et al., 2022, arXiv:2210.04886): counted on the live nets."""
 
-from ..models import Model, build
+from ..models import Model
 from ..models.adapters import Kind
-from ..models.adapters.stacks import adapter_names
 from .claim import Claim, Verdict
 from .figures import dots
 from .lab import Lab
@@ -28,6 +27,9 @@ EXPECTED: tuple[tuple[str, Kind, int], ...] = (
 def count(name: str, kind: Kind) -> int:
     """Trainable numbers of one domain, on the meta device."""
     import torch
+
+    from ..models import build
+    from ..models.adapters.stacks import adapter_names
 
     with torch.device("meta"):
         net = build(Model(name=name, adapters=[kind]), num_classes=1000, shape=(3, 224, 224))  # type: ignore[arg-type]

@@ -1,16 +1,14 @@
 """Soups (Rebuffi et al., 2022, arXiv:2210.04886, sections 1 and 4): the dial, and choosing on shifted images."""
 
-import torch
-from torch import Tensor
+from __future__ import annotations
 
 from ..averaging.soup import affine_grid
 from ..display.console import Bars
 from ..evaluation import SUITES
 from ..evaluation.examples import Examples
 from ..evaluation.intervals import Z95
-from ..evaluation.sweep import sweep
+from ..libraries import Tensor, torch
 from ..runs.load import load
-from ..soups.soup_shifts import LABELS, SHOTS, adapt_to_shifts, find_shifts
 from ..targets.target import device_of
 from .adapters import ADVERSARIAL, VIT, kinds
 from .claim import Answer, Claim, Interval, Verdict, above, every, interval_of
@@ -20,6 +18,8 @@ from .lab import Lab
 
 def front(lab: Lab) -> Verdict:
     """A monotone, concave front from clean to robust."""
+    from ..evaluation.sweep import sweep
+
     clean_lines, robust_lines, rows = [], [], []
     rises, heights, steady = [], [], []
     for seed in lab.seeds:
@@ -63,6 +63,8 @@ def front(lab: Lab) -> Verdict:
 
 def shift(lab: Lab) -> Verdict:
     """Few labelled images of a shifted set choose the soup."""
+    from ..soups.soup_shifts import LABELS, SHOTS, adapt_to_shifts, find_shifts
+
     rows, values = [], {}
     gains: dict[str, list[Interval]] = {}
     for seed in lab.seeds:

@@ -1,14 +1,15 @@
 """A claim of a paper, and what an experiment says of it."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from torch import Tensor
-
 from ..display.console import points
 from ..evaluation.intervals import Z95
+from ..libraries import Tensor
 from .lab import Lab
 
 Answer = Literal["reproduced", "not reproduced", "not decidable at this scale"]

@@ -1,16 +1,16 @@
 """Where claims get their nets from: trained when first asked for, kept, and shared by all claims of a scale."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
-
 from ..display.console import stderr
 from ..evaluation.results import SUMMARY
+from ..libraries import Tensor, torch
 from ..machine import files
 from ..recipe.recipe import load_recipe
 from ..runs.run import Run
@@ -31,7 +31,7 @@ class Net:
     recipe: str
     overrides: tuple[str, ...] = ()
 
-    def __add__(self, others: Sequence[str]) -> "Net":
+    def __add__(self, others: Sequence[str]) -> Net:
         return Net(self.recipe, (*self.overrides, *others))
 
 

@@ -1,13 +1,13 @@
 """Adversarial training on long tails: what balanced softmax brings (AT-BSL, arXiv:2403.10073), and what REAT adds."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
-
+from ..libraries import Tensor, torch
 from ..machine import files
 from ..runs.run import Run
 from ..targets.comparison import read_labels, read_outcomes

@@ -6,14 +6,15 @@ criterion for the cures is the one that this library set itself: they stay above
 (alignment), milder than that table's own 0.15 and 0.8.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
-
 from ..attacks import FGSM
+from ..libraries import torch
 from ..machine import files
 from ..measures.alignment import gradient_alignment
 from ..noise import CounterNoise

@@ -1,7 +1,10 @@
 """``inure list``."""
 
+import ast
 import sys
 from collections.abc import Callable, Iterable
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -10,24 +13,22 @@ from ..settings.errors import UserError, unknown_name
 
 
 def list_items(
-    what: Annotated[
-        str,
-        typer.Argument(
-            metavar="WHAT",
-            help="models, attacks, methods, adapters, optimizers, joints, suites, recipes, corruptions...",
-        ),
-    ],
+    kind: Annotated[str | None, typer.Argument(metavar="[KIND]", help="One of the kinds; none: the kinds.")] = None,
     beginning: Annotated[
         str, typer.Argument(metavar="[BEGINNING]", help="Only names that begin so: inure list recipes cifar10/mo")
     ] = "",
 ) -> None:
-    """List what exists: one line each on stdout, name, tab, text."""
-    if what not in _LISTS:
-        raise UserError("WHAT", what, " | ".join(_LISTS), unknown_name("WHAT", what, _LISTS).remedy)
-    shown = [(name, text) for name, text in _LISTS[what]() if name.startswith(beginning)]
+    """List what exists: one line each on stdout, name, tab, text. Without a kind: the kinds."""
+    if kind is None:
+        for name, (text, _) in KINDS.items():
+            print(f"{name}\t{text}")
+        return
+    if kind not in KINDS:
+        raise UserError("KIND", kind, " | ".join(KINDS), unknown_name("KIND", kind, KINDS).remedy)
+    shown = [(name, text) for name, text in KINDS[kind][1]() if name.startswith(beginning)]
     for name, text in shown:
         print(f"{name}\t{text}")
-    if what == "recipes" and not beginning:
+    if kind == "recipes" and not beginning:
         print(f"{len(shown)} recipes; fewer by their beginning: inure list recipes digits", file=sys.stderr)
 
 
@@ -67,14 +68,14 @@ def _joints() -> Iterable[tuple[str, str]]:
 def _adapters() -> Iterable[tuple[str, str]]:
     from ..models.adapters import ADAPTERS
 
-    return ((kind, (module.__doc__ or "").strip().splitlines()[0]) for kind, module in ADAPTERS.items())
+    return ((kind, _first_line_of(f"inure.models.adapters.{file}")) for kind, file in ADAPTERS.items())
 
 
 def _suites() -> Iterable[tuple[str, str]]:
     from ..evaluation import suites
-    from ..targets import shifted_sets
+    from ..targets import set_suites
 
-    return (*suites.ABOUT.items(), *shifted_sets.ABOUT.items())
+    return (*suites.ABOUT.items(), *set_suites.ABOUT.items())
 
 
 def _recipes() -> Iterable[tuple[str, str]]:
@@ -129,19 +130,27 @@ def _first_line(cls: type) -> str:
     return (sys.modules[cls.__module__].__doc__ or "").strip().splitlines()[0]
 
 
-_LISTS: dict[str, Callable[[], Iterable[tuple[str, str]]]] = {
-    "models": _models,
-    "attacks": _attacks,
-    "methods": _methods,
-    "adapters": _adapters,
-    "crafting": _crafting,
-    "optimizers": _optimizers,
-    "joints": _joints,
-    "suites": _suites,
-    "recipes": _recipes,
-    "corruptions": _corruptions,
-    "shifts": _shifts,
-    "analyses": _analyses,
-    "claims": _claims,
-    "studies": _studies,
+def _first_line_of(module: str) -> str:
+    """The same of a file that would load torch if it were imported."""
+    found = find_spec(module)
+    assert found is not None
+    assert found.origin is not None
+    return (ast.get_docstring(ast.parse(Path(found.origin).read_text(encoding="utf-8"))) or "").splitlines()[0]
+
+
+KINDS: dict[str, tuple[str, Callable[[], Iterable[tuple[str, str]]]]] = {
+    "methods": ("what trains: method.kind", _methods),
+    "attacks": ("what searches for adversarial images: method.attack.kind, suites", _attacks),
+    "joints": ("perturbations, averages, criteria and penalties that join any method", _joints),
+    "crafting": ("tricks while training images are crafted: crafting.NAME", _crafting),
+    "adapters": ("parameters that exist once per domain: model.adapters", _adapters),
+    "optimizers": ("optimizer.kind", _optimizers),
+    "models": ("nets: model.name", _models),
+    "recipes": ("complete settings of a run: inure train NAME", _recipes),
+    "suites": ("what an evaluation attacks with: inure evaluate --suite NAME", _suites),
+    "corruptions": ("SPEC@NAME:SEVERITY", _corruptions),
+    "shifts": ("shifted sets in local folders: inure evaluate --suite shifts --shift NAME:DIR", _shifts),
+    "studies": ("grids of recipes: inure study NAME", _studies),
+    "analyses": ("looks into a run: inure analyze NAME", _analyses),
+    "claims": ("what papers say, as experiments: inure reproduce NAME", _claims),
 }

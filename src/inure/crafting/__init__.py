@@ -1,10 +1,12 @@
 """Tricks that act only while training images are crafted. To add one: write the file, add its field here, its card."""
 
+from __future__ import annotations
+
 from typing import Any, get_args
 
 from pydantic import model_validator
-from torch import nn
 
+from ..libraries import nn
 from ..settings.config import Settings
 from ..types import Images
 from .attention_dropping import AttentionDropping

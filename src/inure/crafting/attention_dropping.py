@@ -1,14 +1,19 @@
 """Attention random dropping (Mo et al., 2022, arXiv:2210.07540): attacks whose gradients pass some blocks by."""
 
-import torch
-from pydantic import PrivateAttr
-from torch import Tensor, nn
+from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+from pydantic import PrivateAttr
+
+from ..libraries import Tensor, nn, torch
 from ..schedules import Share, warm
 from ..settings.config import Settings
 from ..settings.errors import UserError
 from ..types import Images
-from .gates import Gate, find_carriers, gates_of, is_compiled
+
+if TYPE_CHECKING:
+    from .gates import Gate
 
 
 class AttentionDropping(Settings):
@@ -32,7 +37,7 @@ class AttentionDropping(Settings):
     per_example: bool = False
     """A draw of its own for every image; by default one for the batch."""
     _keep: float = PrivateAttr(default=1.0)
-    _model: nn.Module | None = PrivateAttr(default=None)
+    _model: Any = PrivateAttr(default=None)
     _gates: list[Gate] = PrivateAttr(default_factory=list)
     _blind: bool = PrivateAttr(default=False)
 
@@ -71,6 +76,8 @@ class AttentionDropping(Settings):
         self._model, self._gates, self._keep, self._blind = None, [], 1.0, False
 
     def _set(self, kept: Tensor, device: torch.device) -> None:
+        from .gates import is_compiled
+
         assert self._model is not None
         if self.per_example:
             values = kept.to(device, non_blocking=True).unbind()
@@ -82,6 +89,8 @@ class AttentionDropping(Settings):
             gate.kept = value
 
     def _is_blind(self, kept: Tensor, x: Images) -> bool:
+        from .gates import find_carriers
+
         assert self._model is not None
         if self._gates[0].carries is None:
             find_carriers(self._model, self._gates, x[:2])
@@ -90,6 +99,8 @@ class AttentionDropping(Settings):
 
 
 def _gates_within(model: nn.Module) -> list[Gate]:
+    from .gates import gates_of
+
     gates = gates_of(model)
     if not gates:
         allowed = "null for a net without attention modules"

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..models.adapters.settle import wake
+from ..machine.eager import eagerly
+from ..models.adapters.settling import wake
 from ..models.modes import attack_mode, frozen
 from ..types import Images
 from .attention import attention_modules
@@ -92,7 +93,7 @@ def find_carriers(model: nn.Module, gates: Sequence[Gate], x: Images) -> None:
             (grad,) = torch.autograd.grad((logits * weights).sum(), probed, materialize_grads=True)
         return bool(grad.any())
 
-    with frozen(probe), attack_mode(probe, "eval"), torch.compiler.set_stance("force_eager"):
+    with frozen(probe), attack_mode(probe, "eval"), eagerly():
         carriers = [gate for gate in copies if reaches([gate])] if not reaches([]) else []
         if reaches([gate for gate in copies if gate not in carriers]):
             carriers = []

@@ -1,9 +1,10 @@
 """Perturbation random masking (Mo et al., 2022, arXiv:2210.07540): before each step parts of it start again."""
 
-import torch
-from pydantic import Field, PrivateAttr
-from torch import Tensor, nn
+from __future__ import annotations
 
+from pydantic import Field, PrivateAttr
+
+from ..libraries import Tensor, nn, torch
 from ..schedules import Share, warm
 from ..settings.config import Settings, Whole
 from ..settings.errors import UserError

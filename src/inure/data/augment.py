@@ -4,14 +4,14 @@ Everything draws from torch's default generators (those of the device for crops 
 and mixing), so ``torch.manual_seed`` before a step fixes it.
 """
 
+from __future__ import annotations
+
 import math
 from typing import Annotated, Any, Literal
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field, field_validator, model_validator
-from torch import Tensor
 
+from ..libraries import F, Tensor, torch
 from ..settings.config import Real, Settings, Whole
 from ..settings.errors import UserError
 from ..types import Images, Labels
@@ -55,7 +55,7 @@ class Augment(Settings):
         return value
 
     @model_validator(mode="after")
-    def _one_crop(self) -> "Augment":
+    def _one_crop(self) -> Augment:
         if self.resized_crop is not None:
             low, high = self.resized_crop
             if low > high:

@@ -4,15 +4,15 @@ Written where the recipe chooses or changes something (a long tail, label noise)
 images, and anyone can see which labels were wrong.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import Tensor
 
+from ..libraries import Tensor, torch
 from ..machine import files
 from ..settings.errors import UserError
 from .image_set import ImageSet
@@ -27,6 +27,8 @@ def write_rows(path: Path, training: ImageSet, held_out: ImageSet | None) -> str
     ``given_labels`` are those that training sees; ``held_out`` and ``held_out_labels`` the same of the validation
     images, where they come from the training split.
     """
+    from safetensors.torch import save
+
     true = training.true_labels
     tensors = {"rows": training.index, "labels": training.labels if true is None else true}
     if true is not None:
@@ -78,6 +80,8 @@ def _read_json(path: Path) -> tuple[Tensor, None]:
 
 
 def _read_tensors(path: Path) -> tuple[Tensor, Tensor]:
+    from safetensors.torch import load_file
+
     tensors = load_file(path)
     parts = [("rows", "labels"), *([("held_out", "held_out_labels")] if "held_out" in tensors else [])]
     return torch.cat([tensors[rows] for rows, _ in parts]), torch.cat([tensors[labels] for _, labels in parts])

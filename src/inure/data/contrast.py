@@ -1,13 +1,12 @@
 """Less contrast: images shrunk around mid grey, so that a ball around them stays inside [0, 1]."""
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import numpy as np
-import torch
-from torch import Tensor
-
+from ..libraries import Tensor, np, torch
 from .image_set import ImageSet, Lazy
 
 

@@ -3,12 +3,12 @@
 Hendrycks, Dietterich, 2019, arXiv:1903.12261.
 """
 
+from __future__ import annotations
+
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-import torch
-
+from ..libraries import np, torch
 from ..settings.errors import UserError, unknown_name
 from .encoded import ArrayCells, Encoded, hash_cells, shorten
 from .imagenet_files import read_wnid_folders

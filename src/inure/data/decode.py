@@ -1,5 +1,7 @@
 """Encoded images into uint8 pixels of one mode and size: all at once if they fit in memory, else on demand."""
 
+from __future__ import annotations
+
 import io
 import math
 import os
@@ -9,11 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
-
+from ..libraries import Image, Tensor, np, torch
 from ..settings.errors import UserError
 from .encoded import Cell, Cells, Encoded
 from .image_set import ImageSet, Lazy

@@ -1,23 +1,22 @@
 """Images as their files hold them, before decoding: random access by row, with the place of every row."""
 
+from __future__ import annotations
+
 import bisect
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-import numpy as np
-import torch
-from torch import Tensor
-
+from ..libraries import Tensor, np, torch
 from ..settings.errors import UserError
 from .readout import Readout
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Cell = bytes | Path | np.ndarray | None
+Cell: TypeAlias = "bytes | Path | np.ndarray | None"
 """One image: encoded bytes, the file that holds them, or pixels (H, W) or (H, W, 3)."""
 
 
@@ -60,7 +59,7 @@ class ArrowCells:
     """A column of an Arrow table whose cells are ``{bytes, path}`` or plain bytes."""
 
     def __init__(
-        self, chunks: "Sequence[pa.Array]", files: Sequence[str], starts: Sequence[int], mapped: Path | None = None
+        self, chunks: Sequence[pa.Array], files: Sequence[str], starts: Sequence[int], mapped: Path | None = None
     ) -> None:
         """``files[i]`` holds the rows from ``starts[i]`` on; ``mapped`` is the Arrow file behind the column."""
         self._chunks = [chunk for chunk in chunks if len(chunk)]
@@ -177,7 +176,7 @@ def shorten(path: str | Path, limit: int = 60) -> str:
     return text if len(text) <= limit else "..." + text[3 - limit :]
 
 
-def binary_and_paths(chunk: "pa.Array") -> "tuple[pa.Array, pa.Array | None]":
+def binary_and_paths(chunk: pa.Array) -> tuple[pa.Array, pa.Array | None]:
     """The two halves of cells ``{bytes, path}``; plain bytes have no paths."""
     import pyarrow as pa
 

@@ -1,13 +1,14 @@
 """Data sets on the Hugging Face hub, through the ``datasets`` library, which is imported only when it is needed."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-import torch
-
+from ..libraries import torch
 from ..settings.errors import UserError
 from .encoded import ArrowCells, Encoded, checked_classes, hash_cells
 from .parquet import IMAGE_COLUMNS, LABEL_COLUMNS, find_column, whole_labels
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @lru_cache(maxsize=4)
-def find_on_hub(spec: Spec, setting: str) -> "dict[str, Dataset]":
+def find_on_hub(spec: Spec, setting: str) -> dict[str, Dataset]:
     """The splits of ``hub:OWNER/NAME``.
 
     Raises:
@@ -41,7 +42,7 @@ def find_on_hub(spec: Spec, setting: str) -> "dict[str, Dataset]":
     return {SPLITS.get(split, split): found[split] for split in found}
 
 
-def read_dataset(parts: "Sequence[Dataset]", place: str, setting: str) -> Encoded:
+def read_dataset(parts: Sequence[Dataset], place: str, setting: str) -> Encoded:
     """The rows of one or several splits, in their order."""
     from datasets import ClassLabel
 

@@ -4,13 +4,12 @@ Each takes (B, C, H, W) uint8 images, C of 1 or 3, and (B,) float strengths, and
 results are Pillow's to one grey level (``ImageOps``, ``ImageEnhance``, ``Image.transform``).
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import NamedTuple
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
+from ..libraries import F, Tensor, torch
 from .resample import sampled
 
 _OUTSIDE = 128

@@ -1,12 +1,12 @@
 """Labelled images of one shape, held as uint8 in memory or decoded when they are asked for."""
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import torch
-from torch import Tensor
-
+from ..libraries import Tensor, torch
 from .readout import Readout
 
 
@@ -57,7 +57,7 @@ class ImageSet:
     @classmethod
     def from_arrays(
         cls, images: Tensor, labels: Tensor, class_names: tuple[str, ...] | None = None, name: str = "arrays"
-    ) -> "ImageSet":
+    ) -> ImageSet:
         """A set in memory from (N, C, H, W) uint8 images and (N,) integer labels."""
         labels = labels.to("cpu", torch.int64)
         digest = hashlib.sha256(images.cpu().contiguous().numpy().data)
@@ -98,7 +98,7 @@ class ImageSet:
         """Where ``batch`` puts images: the device of the pixels, the CPU for a lazy set."""
         return self.pixels.device if isinstance(self.pixels, Tensor) else torch.device("cpu")
 
-    def subset(self, rows: Tensor) -> "ImageSet":
+    def subset(self, rows: Tensor) -> ImageSet:
         """The images at ``rows`` ((M,) int64), in that order, with their labels and ``index``."""
         rows = rows.to("cpu", torch.int64)
         if isinstance(self.pixels, Tensor):
@@ -111,7 +111,7 @@ class ImageSet:
             self, labels=self.labels[rows], index=self.index[rows], pixels=pixels, accepted=accepted, true_labels=true
         )
 
-    def of_classes(self, classes: Sequence[int]) -> "ImageSet":
+    def of_classes(self, classes: Sequence[int]) -> ImageSet:
         """The images of some classes, whose labels then count in the order given."""
         assert self.readout is None
         assert self.accepted is None
@@ -120,7 +120,7 @@ class ImageSet:
         names = tuple(self.class_names[k] for k in classes)
         return replace(self.subset(rows), labels=labels, class_names=names)
 
-    def head(self, n: int | None) -> "ImageSet":
+    def head(self, n: int | None) -> ImageSet:
         """The first ``n`` images, or all of them if there are fewer or ``n`` is None."""
         assert n is None or n >= 0
         if n is None or n >= len(self):
@@ -155,7 +155,7 @@ class ImageSet:
         x = self.batch(rows).to(device).float().div(255)
         return x, self.labels[rows].to(device), self.index[rows].to(device)
 
-    def to(self, device: torch.device | str) -> "ImageSet":
+    def to(self, device: torch.device | str) -> ImageSet:
         """The same set with its pixels on ``device``; a lazy set stays as it is."""
         if not isinstance(self.pixels, Tensor):
             return self

@@ -1,5 +1,7 @@
 """ImageNet-1k and the sets made in its image: the order of its classes, and folders of files for each class."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import re
@@ -7,9 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
+from ..libraries import Tensor, torch
 from ..settings.errors import UserError
 from .encoded import Cells, Encoded, FileCells, hash_cells, shorten
 from .readout import Readout

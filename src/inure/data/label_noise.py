@@ -4,14 +4,15 @@ Validation and test labels stay as they are. The noisy label of an image is a fu
 its class), so that two runs that share images share their wrong labels, whatever else they leave out.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Literal
 
-import numpy as np
-import torch
 from pydantic import Field, model_validator
 
+from ..libraries import np, torch
 from ..settings.config import Real, Settings, Whole
 from ..settings.errors import UserError
 from .class_numbers import class_numbers
@@ -68,7 +69,7 @@ class Asymmetric(NoiseSettings):
     """M itself, K x K; every row sums to 1."""
 
     @model_validator(mode="after")
-    def _one_way(self) -> "Asymmetric":
+    def _one_way(self) -> Asymmetric:
         if self.pairs is not None and self.matrix is not None:
             raise UserError("matrix", "a matrix beside pairs", "one of the two", "matrix=null")
         return self

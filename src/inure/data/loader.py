@@ -1,12 +1,11 @@
 """Batches in an order that is a function of (seed, epoch) alone, so that any step can be taken up again."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
+from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-
+from ..libraries import Tensor, np, torch
 from ..settings.errors import UserError
 from ..types import Images, Labels
 from .augment import Augment
@@ -97,8 +96,9 @@ class Loader:
 
     def _decoded(self, batches: list[Tensor]) -> Iterator[tuple[Tensor, Labels, Tensor]]:
         pinned = self.device.type == "cuda"
-        images = DataLoader(
-            _Batches(self.image_set, batches),
+        batched: Any = _Batches(self.image_set, batches)  # as good as a Dataset, which torch would be loaded for
+        images = torch.utils.data.DataLoader(
+            batched,
             batch_size=None,
             num_workers=self._num_workers,
             pin_memory=pinned,
@@ -112,7 +112,7 @@ class Loader:
             yield x.to(self.device, non_blocking=pinned), self._labels[rows], rows
 
 
-class _Batches(Dataset):
+class _Batches:
     """One item a batch. A bad image is handed over as an error: raised in a worker, it would lose its type."""
 
     def __init__(self, image_set: ImageSet, batches: list[Tensor]) -> None:

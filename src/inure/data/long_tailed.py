@@ -3,15 +3,15 @@
 The test split is never touched. Counts are exact or refused: no class is capped silently at what it has.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-import numpy as np
-import torch
 from pydantic import Field
-from torch import Tensor
 
+from ..libraries import Tensor, np, torch
 from ..settings.config import Real, Settings, Whole
 from ..settings.errors import UserError
 from .chosen_rows import read_rows

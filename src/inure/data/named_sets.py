@@ -1,12 +1,12 @@
 """Sets of images by name, each loaded when its turn comes: the corruptions of a set, and what ``--shift`` names."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-import torch
-from torch import Tensor
-
+from ..libraries import Tensor, torch
 from ..settings.errors import UserError
 from .corruptions import CORRUPTIONS, SEVERITIES, corrupted, refuse_shape
 from .image_set import ImageSet, Lazy

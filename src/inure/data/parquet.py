@@ -1,5 +1,7 @@
 """Parquet files as the hub serves them, through pyarrow alone: an image column and a label column."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os
@@ -10,9 +12,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
+from ..libraries import Tensor, torch
 from ..settings.errors import UserError
 from .encoded import ArrowCells, Cells, Encoded, binary_and_paths, checked_classes, map_arrow_file, shorten
 
@@ -58,7 +58,7 @@ def read_parquet(files: Sequence[Path], setting: str) -> Encoded:
     )
 
 
-def find_column(schema: "pa.Schema", known: Sequence[str], what: str, place: str, setting: str) -> str:
+def find_column(schema: pa.Schema, known: Sequence[str], what: str, place: str, setting: str) -> str:
     """The first of the ``known`` columns that is there.
 
     Raises:
@@ -71,7 +71,7 @@ def find_column(schema: "pa.Schema", known: Sequence[str], what: str, place: str
     raise UserError(setting, f"columns {there} in {shorten(place)}", f"{what} column: {' | '.join(known)}")
 
 
-def whole_labels(values: "pa.ChunkedArray", place: str, setting: str) -> Tensor:
+def whole_labels(values: pa.ChunkedArray, place: str, setting: str) -> Tensor:
     """(N,) int64.
 
     Raises:
@@ -91,7 +91,7 @@ def whole_labels(values: "pa.ChunkedArray", place: str, setting: str) -> Tensor:
         raise UserError(setting, f"labels beyond int64 in {place}", allowed) from None
 
 
-def _class_names(schema: "pa.Schema", column: str) -> tuple[str, ...] | None:
+def _class_names(schema: pa.Schema, column: str) -> tuple[str, ...] | None:
     """The names that ``datasets`` leaves in the metadata of its files."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
@@ -111,7 +111,7 @@ def _read_images(files: Sequence[Path], starts: Sequence[int], setting: str, mem
     return ArrowCells(chunks, names, starts)
 
 
-def _image_column(parquet: "pq.ParquetFile", file: Path, setting: str) -> str:
+def _image_column(parquet: pq.ParquetFile, file: Path, setting: str) -> str:
     import pyarrow as pa
 
     schema = parquet.schema_arrow
@@ -157,7 +157,7 @@ def _arrow_file(files: Sequence[Path], setting: str) -> Path:
     return target
 
 
-def _image_chunks(files: Sequence[Path], setting: str) -> "Iterator[pa.Array]":
+def _image_chunks(files: Sequence[Path], setting: str) -> Iterator[pa.Array]:
     for file in files:
         with _opened(file, setting) as parquet:
             column = _image_column(parquet, file, setting)
@@ -165,7 +165,7 @@ def _image_chunks(files: Sequence[Path], setting: str) -> "Iterator[pa.Array]":
                 yield batch.column(0)
 
 
-def _as_cells(images: "pa.Array", schema: "pa.Schema") -> "pa.RecordBatch":
+def _as_cells(images: pa.Array, schema: pa.Schema) -> pa.RecordBatch:
     import pyarrow as pa
 
     binary, paths = binary_and_paths(images)
@@ -184,7 +184,7 @@ def _hash_files(files: Sequence[Path]) -> str:
 
 
 @contextmanager
-def _opened(file: Path, setting: str) -> "Iterator[pq.ParquetFile]":
+def _opened(file: Path, setting: str) -> Iterator[pq.ParquetFile]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,11 +1,12 @@
 """RandAugment: a few random operations an image, all of one strength (Cubuk et al., 2020, arXiv:1909.13719)."""
 
+from __future__ import annotations
+
 from typing import Annotated
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
+from ..libraries import Tensor, torch
 from ..settings.config import Real, Settings, Whole
 from ..settings.errors import UserError
 from .image_operations import OPERATIONS

@@ -1,11 +1,10 @@
 """How the outputs of a net answer a data set that has other classes than the net."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
+from ..libraries import F, Tensor, torch
 from ..settings.errors import UserError
 from ..types import Logits
 

@@ -1,8 +1,8 @@
 """The colours of images at points between their pixels: what resized crops, rotations and shears have in common."""
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from __future__ import annotations
+
+from ..libraries import F, Tensor, torch
 
 
 def sampled(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
 """Random boxes of the images, resized to the whole (Szegedy et al., 2015, arXiv:1409.4842)."""
 
+from __future__ import annotations
+
 import math
 
-import torch
-from torch import Tensor
-
+from ..libraries import Tensor, torch
 from .resample import sampled
 
 _TRIES = 10

@@ -1,11 +1,12 @@
 """Which images a run trains on, selects checkpoints by, and is tested on."""
 
+from __future__ import annotations
+
 from typing import Annotated, Any
 
-import torch
 from pydantic import Field, field_validator
-from torch import Tensor
 
+from ..libraries import Tensor, torch
 from ..settings.config import Real, Settings, Whole, parse_real
 from ..settings.errors import UserError
 from .class_numbers import class_numbers

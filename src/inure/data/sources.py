@@ -1,13 +1,14 @@
 """``load``: from a SPEC such as ``digits`` or ``DIR/cifar10-*.parquet#test`` to an image set."""
 
+from __future__ import annotations
+
 import glob
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from torch import Tensor
-
+from ..libraries import Tensor
 from ..settings.errors import UserError
 from .contrast import with_contrast
 from .decode import decode_set

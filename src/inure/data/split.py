@@ -1,9 +1,8 @@
 """Holding out part of a labelled set with every class in proportion."""
 
-import numpy as np
-import torch
-from torch import Tensor
+from __future__ import annotations
 
+from ..libraries import Tensor, np, torch
 from ..settings.errors import UserError
 
 

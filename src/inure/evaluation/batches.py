@@ -1,11 +1,11 @@
 """Rows in batches, in smaller ones from where memory runs out."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-import torch
-from torch import Tensor
-
+from ..libraries import Tensor, torch
 from .metered import Metered, out_of_memory
 
 Found = TypeVar("Found")

@@ -5,13 +5,14 @@ test set with as many images of each class it is the accuracy. (TAET, CVPR 2025,
 robustness.)
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-import numpy as np
-import pyarrow as pa
 from pydantic import Field, model_validator
 
+from ..libraries import np, pa
 from ..settings.config import Real, Settings, Whole
 from ..settings.errors import UserError
 
@@ -36,7 +37,7 @@ class ShareGroups(Settings):
     """Share of those with the fewest; the body is what is left."""
 
     @model_validator(mode="after")
-    def _fit(self) -> "ShareGroups":
+    def _fit(self) -> ShareGroups:
         if self.head + self.tail > 1 + 1e-9:
             raise UserError(
                 "tail", self.tail, "at most 1 - head", "evaluation.groups.head=0.2 evaluation.groups.tail=0.8"
@@ -61,7 +62,7 @@ class CountGroups(Settings):
     """Classes with fewer."""
 
     @model_validator(mode="after")
-    def _fit(self) -> "CountGroups":
+    def _fit(self) -> CountGroups:
         if self.tail > self.head + 1:
             raise UserError(
                 "tail", self.tail, f"at most {self.head + 1}, so that no class is in both", "evaluation.groups.tail=20"

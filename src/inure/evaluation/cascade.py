@@ -1,13 +1,13 @@
 """The cascade: each attack of a suite on the examples still standing, always from the original image."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor
-
+from ..libraries import Tensor, torch
 from ..models.modes import attack_mode, frozen
 from .batches import Batches
 from .conditions import Conditions, Workers

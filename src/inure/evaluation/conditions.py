@@ -1,19 +1,19 @@
 """Conditions: all that decides how an evaluation runs but the net and the images, in one record handed on whole."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
+from ..libraries import nn, torch
 from ..settings.errors import UserError, unknown_name
 from ..threat import Geometry
 from .by_class import CountGroups, ShareGroups
 from .suites import SUITES
 
-_PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
+_PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ class Conditions:
         """Refuse what cannot work with any net and any images.
 
         Raises:
-            UserError: For an unknown suite or precision, or several processes or stored images without ``out``.
+            UserError: For an unknown suite or precision, a batch of no image, and for several processes or stored
+                images without ``out``.
         """
         if self.suite not in SUITES:
             raise unknown_name("--suite", self.suite, SUITES)
@@ -69,7 +70,7 @@ class Conditions:
     @property
     def search_dtype(self) -> torch.dtype | None:
         """Autocast of the attacks; None: float32."""
-        return _PRECISIONS[self.search_precision]
+        return torch.bfloat16 if self.search_precision == "bfloat16" else None
 
     @property
     def writes(self) -> bool:

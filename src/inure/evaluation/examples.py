@@ -1,14 +1,13 @@
 """The images that an evaluation runs on, from tensors or from a data set."""
 
+from __future__ import annotations
+
 import hashlib
 from dataclasses import dataclass
 from typing import overload
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from ..data import ImageSet
+from ..libraries import Tensor, np, torch
 from ..noise import CounterNoise
 from ..settings.errors import UserError
 from ..types import Images
@@ -21,7 +20,7 @@ class Examples:
     labels: Tensor
     index: Tensor
     data_hash: str
-    source: "Tensor | ImageSet"
+    source: Tensor | ImageSet
     accepted: Tensor | None = None
     """(N, K) bool: the right classes of each image, where there may be several."""
 
@@ -63,10 +62,10 @@ class Examples:
     @classmethod
     def of(
         cls,
-        images: "Tensor | np.ndarray | ImageSet",
+        images: Tensor | np.ndarray | ImageSet,
         labels: Tensor | np.ndarray | None,
         index: Tensor | np.ndarray | None = None,
-    ) -> "Examples":
+    ) -> Examples:
         """Checked examples.
 
         Raises:
@@ -83,7 +82,7 @@ class Examples:
         return found
 
     @classmethod
-    def _of_tensors(cls, images: Tensor, labels: Tensor | None, index: Tensor | None) -> "Examples":
+    def _of_tensors(cls, images: Tensor, labels: Tensor | None, index: Tensor | None) -> Examples:
         _check_images(images)
         if labels is None or not _whole_numbers(labels, len(images)):
             given = None if labels is None else f"{labels.dtype} {tuple(labels.shape)}"

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from ..machine import files
-from ..settings.config import differences
 from ..settings.errors import UserError
+from ..settings.trees import differences
 
 
 class Journal:

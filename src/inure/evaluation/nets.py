@@ -1,20 +1,20 @@
 """The net as an evaluation needs it: in float32 on one device, asked for the right classes, and known to work."""
 
-import copy
-from typing import Any, TypeVar
+from __future__ import annotations
 
-import torch
-from torch import nn
+import copy
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..data import ImageSet
-from ..models import Classifier
-from ..models.adapt import fold
+from ..libraries import nn, torch
 from ..models.modes import attack_mode
 from ..settings.errors import UserError
 from .examples import Examples
-from .metered import Metered
 
-Net = TypeVar("Net", bound=nn.Module)
+if TYPE_CHECKING:
+    from .metered import Metered
+
+Net = TypeVar("Net", bound="nn.Module")
 _FEW = 8
 
 
@@ -30,6 +30,10 @@ def prepared(
         device: Where to compute.
         channels_last: Whether convolutions run in that memory format, in a copy of the net.
     """
+    from ..models import Classifier
+    from ..models.adapt import fold
+    from .metered import Metered
+
     if isinstance(images, ImageSet):
         model = asked_as(model, images)
     if isinstance(model, Classifier) and model.domains:
@@ -42,6 +46,8 @@ def prepared(
 
 def asked_as(model: nn.Module, images: ImageSet) -> nn.Module:
     """``model``, its outputs read as the classes of ``images``."""
+    from ..models import Classifier
+
     if images.accepted is not None:
         allowed = "a set with one right label for each image, since verdicts are by label"
         raise UserError("--data", f"{images.name}, which has several", allowed)
@@ -70,6 +76,8 @@ def count_classes(model: Metered, examples: Examples, device: torch.device) -> i
 
     By one forward of a few copies of the first image: what cannot work is said before anything is written.
     """
+    from .metered import Metered
+
     images = examples.images(torch.zeros(_FEW, dtype=torch.long), device)
     shape = tuple(images.shape[1:])
     try:

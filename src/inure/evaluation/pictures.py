@@ -1,11 +1,12 @@
 """A few examples with their adversarial images, kept for people to look at."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file, save
-from torch import Tensor
 
+from ..libraries import Tensor, torch
 from ..machine import files
 from ..types import Images
 from .results import EXAMPLES

@@ -1,14 +1,13 @@
 """Probes: what is wrong with a net before it is attacked, as far as a few forwards tell."""
 
+from __future__ import annotations
+
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-from torch import Tensor
-from torch.autograd import Variable
-
+from ..libraries import Tensor, torch
 from ..losses import margin
 from ..models.modes import attack_mode, frozen
 from ..types import Images, Logits
@@ -185,7 +184,8 @@ def _counted(model: Metered, x: Images) -> tuple[Tensor, int]:
 def _backwards() -> Iterator[list[None]]:
     """Counts this thread's backwards inside: all go through autograd's engine, whatever function asked for them."""
     _ENGINE.acquire()  # one at a time: two would put back each other's
-    engine: Any = Variable._execution_engine
+    variable: Any = torch.autograd.Variable
+    engine: Any = variable._execution_engine
     calls: list[None] = []
     thread = threading.get_ident()
 
@@ -198,9 +198,9 @@ def _backwards() -> Iterator[list[None]]:
         def __getattr__(self, name: str) -> Any:
             return getattr(engine, name)
 
-    Variable._execution_engine = Counting()  # type: ignore[assignment]
+    variable._execution_engine = Counting()
     try:
         yield calls
     finally:
-        Variable._execution_engine = engine
+        variable._execution_engine = engine
         _ENGINE.release()

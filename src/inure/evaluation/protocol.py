@@ -1,14 +1,13 @@
 """What an evaluation was: everything that decides its verdicts, as data. Results of different protocols never mix."""
 
+from __future__ import annotations
+
 import hashlib
 import inspect
 from importlib import metadata
 from typing import Any
 
-import torch
-from torch import nn
-
-from ..models import Classifier
+from ..libraries import nn, torch
 from ..settings import config
 from ..types import Criterion
 from .conditions import Conditions
@@ -29,6 +28,8 @@ def protocol_of(
     conditions: Conditions, model: nn.Module, weights: str, examples: Examples, members: list[Member]
 ) -> dict[str, Any]:
     """The entry ``protocol`` of ``summary.json``; ``weights`` is the ``weights_hash`` of ``model``."""
+    from ..models import Classifier
+
     searched, device = conditions.search_precision, conditions.device
     assert device is not None
     readout = model.readout if isinstance(model, Classifier) else None

@@ -4,14 +4,14 @@
 where there was an audit.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from ..libraries import pa, pq
 from ..machine import files
 from .journal import refuse_other_protocol, unfinished
 

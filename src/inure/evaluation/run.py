@@ -3,19 +3,21 @@
 Robust accuracy is only ever the pointwise worst case, over all examples.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
 from ..attacks import Transferred
 from ..data import ImageSet
 from ..display.console import Bars
+from ..libraries import pa
 from ..losses import cross_entropy
 from ..settings.errors import UserError
 from ..threat import Geometry, describe_threat, parse_threat

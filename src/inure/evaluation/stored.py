@@ -1,5 +1,7 @@
 """The worst-case image of every example, written while an evaluation runs, with never more than a batch in memory."""
 
+from __future__ import annotations
+
 import errno
 import json
 import os
@@ -8,10 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
+from ..libraries import Tensor, np, torch
 from ..machine import files
 from ..settings.errors import UserError
 from ..threat import Geometry, describe_threat

@@ -1,14 +1,14 @@
 """verify_stored(): are the adversarial images of a file what they are said to be, and what does a net make of them?"""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from ..display.console import Bars, with_interval
+from ..libraries import Tensor, torch
 from ..models.modes import attack_mode, frozen
 from ..settings.errors import UserError
 from ..threat import Geometry, describe_threat

@@ -1,5 +1,7 @@
 """Files of adversarial images, ours and other people's, read a part at a time."""
 
+from __future__ import annotations
+
 import pickle
 import warnings
 from collections.abc import Callable
@@ -7,11 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
+from ..libraries import Tensor, np, torch
 from ..settings.errors import UserError
 from ..types import Images
 

@@ -1,13 +1,15 @@
 """From a journal to the two files of an evaluation: one row per example and attack, and the numbers above them."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from typing import Any
 
-import pyarrow as pa
 import torch
 from torch import Tensor
 
+from ..libraries import pa
 from .flags import beaten_white_box, flag, severe
 from .intervals import wilson
 

@@ -6,14 +6,14 @@ images that broke the same image under neighbouring mixes are tried on it: one f
 break may stand against the attack alone, so a robust accuracy here can be a little lower than a separate evaluation's.
 """
 
+from __future__ import annotations
+
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor
-
+from ..libraries import Tensor, torch
 from ..models import Classifier
 from ..models.modes import attack_mode
 from ..threat import Geometry

@@ -1,14 +1,14 @@
 """Members of a suite that attack by way of a second net."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-from torch import nn
-
 from ..attacks import Transferred
 from ..data import ImageSet
+from ..libraries import nn, torch
 from ..losses import cross_entropy
 from ..settings.errors import UserError
 from ..threat import Geometry

@@ -1,20 +1,23 @@
 """One batch of an evaluation: craft, check the perturbation, judge by a fresh forward."""
 
+from __future__ import annotations
+
 import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from ..libraries import Tensor, torch
 from ..losses import entropy_of
 from ..noise import CounterNoise, mix_integers
 from ..threat import Geometry
 from ..types import Images, Logits
-from .metered import Metered
 from .suites import Member
+
+if TYPE_CHECKING:
+    from .metered import Metered
 
 TOLERANCE = 1e-6
 """How far, in float64, a perturbation may exceed epsilon."""

@@ -1,7 +1,7 @@
 """Empirical tangent kernels of nets: computed, measured, and the images to do it at."""
 
+from ..models.modes import BatchNormMode
 from .empirical import kernel, layer_kernels, per_class, trace_kernel, traced, whole
-from .jacobian import BatchNormMode
 from .metrics import (
     alignment,
     centred,

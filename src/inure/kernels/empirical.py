@@ -6,12 +6,12 @@ The Jacobian of all weights is never held: one group of parameter tensors at a t
 tensor is too large for the budget, images go in tiles, of whose pairs only the upper triangle is computed.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor, nn
-
+from ..libraries import Tensor, nn, torch
 from ..settings.errors import UserError
 from ..types import Images
 from .jacobian import BatchNormMode, Jacobian, looking_at, unwrapped
@@ -46,7 +46,7 @@ def kernel(
     parameters: Sequence[str] | None = None,
     classes: Sequence[int] | None = None,
     bn_mode: BatchNormMode = "running",
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
     budget: int = BUDGET,
     tile: int | None = None,
     chunk: int = 16,
@@ -64,7 +64,7 @@ def kernel(
         parameters: Names of parameters; None is all, frozen ones too. Kernels of a partition sum to the whole.
         classes: Which logits; None is all.
         bn_mode: Which statistics BatchNorm uses.
-        dtype: float32 or float64.
+        dtype: float32 (where None) or float64.
         budget: Bytes of Jacobian to hold at a time; one tensor and two images are held whatever it says.
         tile: Images at a time; None is what the budget allows.
         chunk: Images in one vectorised backward. What that holds is not in the budget.
@@ -86,7 +86,9 @@ def kernel(
 
     with looking_at(model, bn_mode) as net:
         batch = bn_mode == "batch"
-        jacobian = Jacobian(net, x, classes, batch_statistics=batch, dtype=dtype, chunk=chunk, tick=tick)
+        jacobian = Jacobian(
+            net, x, classes, batch_statistics=batch, dtype=dtype or torch.float32, chunk=chunk, tick=tick
+        )
         parts = _plan(jacobian, _chosen(jacobian, parameters), budget, tile)
         goal = sum(_backwards(jacobian, part) for part in parts)
         total = None

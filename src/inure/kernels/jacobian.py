@@ -1,23 +1,16 @@
 """The Jacobian of the logits with respect to the weights, image by image, of a net that stays as it is."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.func import functional_call, jacrev, vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.parallel import DataParallel, DistributedDataParallel
-
-from ..models.modes import attack_mode
+from ..libraries import Tensor, nn, torch
+from ..machine.eager import eagerly
+from ..models.modes import BatchNormMode, attack_mode
 from ..settings.errors import UserError
 from ..types import Images
-
-BatchNormMode = Literal["running", "batch"]
-"""``running``: statistics as in eval mode; an entry of the kernel is a function of its two images. ``batch``: those
-of all images given, so that every entry changes with the images beside its two."""
 
 
 class Jacobian:
@@ -66,15 +59,15 @@ class Jacobian:
         return kept
 
     def _of_each(self, chosen: dict[str, Tensor], rows: slice) -> Any:
-        one = jacrev(lambda values, image: self._logits(values, image[None])[0])
-        return vmap(one, in_dims=(None, 0))(chosen, self._x[rows])
+        one = torch.func.jacrev(lambda values, image: self._logits(values, image[None])[0])
+        return torch.func.vmap(one, in_dims=(None, 0))(chosen, self._x[rows])
 
     def _of_batch(self, chosen: dict[str, Tensor], rows: slice) -> Any:
-        return jacrev(lambda values: self._logits(values, self._x)[rows])(chosen)
+        return torch.func.jacrev(lambda values: self._logits(values, self._x)[rows])(chosen)
 
     def _logits(self, changed: dict[str, Tensor], x: Images) -> Tensor:
         state = {**self.parameters, **self._buffers, **changed}
-        logits = functional_call(self._model, state, (x,))
+        logits = torch.func.functional_call(self._model, state, (x,))
         return logits if self._classes is None else logits[:, self._classes]
 
 
@@ -87,18 +80,20 @@ def looking_at(model: nn.Module, bn_mode: BatchNormMode) -> Iterator[nn.Module]:
     Raises:
         UserError: If BatchNorm has no running statistics to use.
     """
-    net = unwrapped(model)
-    if bn_mode == "running" and any(isinstance(m, _BatchNorm) and not m.track_running_stats for m in net.modules()):
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    net, batch_norm = unwrapped(model), nn.modules.batchnorm._BatchNorm
+    if bn_mode == "running" and any(isinstance(m, batch_norm) and not m.track_running_stats for m in net.modules()):
         raise UserError("bn_mode", "running", "batch: this net keeps no running statistics", "bn_mode=batch")
     device = next(net.parameters()).device.type
     with (
         attack_mode(net, "train_frozen_stats" if bn_mode == "batch" else "eval"),
-        torch.compiler.set_stance("force_eager"),
+        eagerly(),
         torch.autocast(device, enabled=False),
         sdpa_kernel(SDPBackend.MATH),  # the fused kernels know no vmap
     ):
         for module in net.modules():
-            if not isinstance(module, _BatchNorm):
+            if not isinstance(module, batch_norm):
                 module.training = False
         yield net
 
@@ -108,4 +103,6 @@ def unwrapped(model: nn.Module) -> nn.Module:
     for name in ("_orig_mod", "_original_module"):
         if isinstance(inner := model.__dict__.get("_modules", {}).get(name), nn.Module):
             return unwrapped(inner)
-    return unwrapped(model.module) if isinstance(model, DataParallel | DistributedDataParallel) else model
+    if isinstance(model, nn.parallel.DataParallel | nn.parallel.DistributedDataParallel):
+        return unwrapped(model.module)
+    return model

@@ -1,9 +1,13 @@
 """Numbers of kernels, (N, N) or (C, N, N): distance, spectrum, specialisation. All in float64."""
 
-import torch
-from torch import Tensor
+from __future__ import annotations
 
-_TINY = torch.finfo(torch.float64).tiny
+import sys
+
+from ..libraries import Tensor, torch
+
+_TINY = sys.float_info.min
+"""The least normal float64."""
 
 
 def kernel_distance(first: Tensor, second: Tensor) -> Tensor:

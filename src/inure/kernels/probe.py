@@ -1,9 +1,9 @@
 """Images at which kernels are compared over time: a fixed list, with equally many of each class."""
 
-import torch
-from torch import Tensor
+from __future__ import annotations
 
 from ..data import ImageSet
+from ..libraries import Tensor, torch
 from ..noise import CounterNoise
 
 

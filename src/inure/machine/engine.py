@@ -1,4 +1,7 @@
-"""Devices, precision, compilation and processes: the one place that knows Lightning Fabric is there."""
+"""Devices, precision, compilation and processes: the one place that knows Lightning Fabric is there.
+
+Fabric is the engine of several processes and of bfloat16. A run on one device in float32 has no use for it.
+"""
 
 import inspect
 import logging
@@ -14,6 +17,7 @@ _PRECISIONS = {
     "32": "32",
     "float32": "32",
     "32-true": "32",
+    "tf32": "tf32",
     "bf16": "bf16",
     "bf16-mixed": "bf16",
     "bfloat16": "bf16",
@@ -46,15 +50,13 @@ class Engine(Settings):
 
 
 def start(engine: Engine) -> Any:
-    """A launched Fabric: from here on the code runs once in every process.
+    """A launched Fabric, or ``OneDevice`` where one will do: from here on the code runs once in every process.
 
     Raises:
         UserError: If the accelerator or so many devices do not exist here.
     """
-    import lightning_fabric
     import torch
 
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # a mistake is one line, also in many processes
     if engine.threads is not None:
         torch.set_num_threads(engine.threads)
     options: dict[str, Any] = {"accelerator": accelerator_of(engine)}
@@ -62,13 +64,30 @@ def start(engine: Engine) -> Any:
     options["precision"] = "bf16-mixed" if engine.precision == "bf16" else "32-true"
     if options["devices"] * options["num_nodes"] > 1:
         options["strategy"] = _data_parallel()
+    _choose_kernels(engine)
+    if options["devices"] * options["num_nodes"] == 1 and options["precision"] == "32-true" and not is_launched():
+        return _one_device(options["accelerator"])
+    import lightning_fabric
+
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # a mistake is one line, also in many processes
     # What `fabric run` was told on its command line goes before the recipe; Fabric refuses to hear both
     told = {name for name in options if f"LT_{name.upper()}" in os.environ}
-    _choose_kernels(engine)
     fabric = lightning_fabric.Fabric(**{name: value for name, value in options.items() if name not in told})
     if "LT_CLI_USED" not in os.environ:  # `fabric run` has launched already
         fabric.launch()
     return fabric
+
+
+def _one_device(accelerator: str) -> Any:
+    """Without Fabric, whose import takes as long as torch's."""
+    import torch
+
+    from .one_device import OneDevice
+
+    device = torch.device("cpu") if accelerator == "cpu" else torch.device(accelerator, 0)  # as tensors name theirs
+    if accelerator == "cuda":
+        torch.cuda.set_device(device)
+    return OneDevice(device)
 
 
 def _choose_kernels(engine: Engine) -> None:

@@ -1,6 +1,8 @@
 """In what precision a device can count."""
 
-import torch
+from __future__ import annotations
+
+from ..libraries import torch
 
 _WITHOUT_FLOAT64 = {"mps"}
 

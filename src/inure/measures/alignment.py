@@ -3,13 +3,14 @@
 Both fall apart at catastrophic overfitting, before or with the accuracy under PGD.
 """
 
+from __future__ import annotations
+
 from typing import Annotated, ClassVar, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
 
 from ..attacks.gradient import cosines, input_gradient
+from ..libraries import Tensor, nn, torch
 from ..losses import cross_entropy
 from ..models.modes import attack_mode, frozen
 from ..settings.config import Real, Whole

@@ -4,14 +4,15 @@ The simple noise scale is that of McCandlish et al. (2018, arXiv:1812.06162): th
 weigh the same. Sun et al. (2023, arXiv:2306.02618) argue with the noise of PGD-AT's gradient but never measure it.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
 
+from ..libraries import Tensor, nn, torch
 from ..losses import cross_entropy
 from ..machine.precision import finest
 from ..models.modes import AttackMode, attack_mode

@@ -9,21 +9,22 @@ Note:
     were not readable to us; that the move is a length here, and not a multiple of g, is our choice.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
 
+from ..libraries import Tensor, nn, torch
 from ..models.modes import AttackMode, attack_mode
 from ..noise import CounterNoise
 from ..settings.config import Real, Whole
 from ..types import Batch, Criterion, Search
 from .measure import Measured, Probe
 
-Objective = Callable[[nn.Module], Tensor]
+Objective = Callable[["nn.Module"], Tensor]
 """A net to the scalar that training minimises on one batch, crafting included."""
 
 

@@ -1,12 +1,14 @@
 """How far the tangent kernel of a net moves while it trains (Li et al., 2023, arXiv:2312.02236)."""
 
+from __future__ import annotations
+
 from typing import Annotated, ClassVar, Literal
 
-import torch
 from pydantic import Field
 
-from ..kernels import BatchNormMode, effective_rank, kernel_distance, spectrum, top_share, trace_kernel
+from ..libraries import torch
 from ..memory import Facts
+from ..models.modes import BatchNormMode
 from ..settings.config import Whole
 from ..types import Memory
 from .measure import Measured, Probe
@@ -43,6 +45,8 @@ class Kernel(Measured):
 
     def __call__(self, probe: Probe) -> dict[str, float]:
         """At the first look there is no distance."""
+        from ..kernels import effective_rank, kernel_distance, spectrum, top_share, trace_kernel
+
         batch, noise = probe.batch(self.examples)
         x = batch.x if self.on == "clean" else probe.attacked(batch, noise)
         found = trace_kernel(probe.model, x, bn_mode=self.bn_mode)

@@ -1,14 +1,15 @@
 """What is measured of a net while it trains, between two epochs, on images that stay the same."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import torch
 from pydantic import Field
-from torch import nn
 
 from ..data import ImageSet
-from ..kernels import balanced_rows
+from ..kernels.probe import balanced_rows
+from ..libraries import nn, torch
 from ..models.modes import attack_mode
 from ..noise import CounterNoise
 from ..settings.config import Settings, Whole

@@ -1,14 +1,15 @@
 """Co-training on clean and adversarial images with parameters per domain (Rebuffi et al., 2022, arXiv:2210.04886)."""
 
+from __future__ import annotations
+
 from typing import Annotated, Any, ClassVar, Literal
 
-import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
 
 from ..attacks import APGD, Attack
+from ..libraries import Tensor, nn, torch
 from ..losses import cross_entropy, hard
-from ..models.adapt import in_domain
+from ..models.domains import in_domain
 from ..models.modes import AttackMode, attack_mode
 from ..settings.config import Real, Settings
 from ..settings.errors import UserError
@@ -53,7 +54,7 @@ class CoTraining(Settings):
     attack_mode: AttackMode = "eval"
 
     @model_validator(mode="after")
-    def _domains_differ(self) -> "CoTraining":
+    def _domains_differ(self) -> CoTraining:
         names = [self.clean, self.robust, *self.adversaries]
         if len({*names}) != len(names):
             raise UserError("robust", names, "domains that differ from each other")

@@ -1,9 +1,10 @@
 """What an attack climbs that wants to change the prediction, whatever the label says."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
-from torch import Tensor
-
+from ..libraries import Tensor
 from ..losses import kl
 from ..types import Labels, Logits, PerExample
 
@@ -18,6 +19,6 @@ class Divergence:
         """(B,); the labels play no part."""
         return kl(logits, self.log_probs)
 
-    def of(self, rows: Tensor) -> "Divergence":
+    def of(self, rows: Tensor) -> Divergence:
         """The same for some rows of the batch: attacks may let go of those that have fallen."""
         return Divergence(self.log_probs[rows])

@@ -1,15 +1,16 @@
 """Fast AdvProp (Mei et al., 2022, arXiv:2204.09838): co-training at the price of 1.2 standard steps."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
-import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
 
 from ..attacks import FGSM
-from ..models.adapt import in_domain
+from ..libraries import Tensor, nn, torch
+from ..models.domains import in_domain
 from ..models.modes import attack_mode
 from ..settings.config import Real, Settings
 from ..settings.errors import UserError
@@ -57,7 +58,7 @@ class FastAdvProp(Settings):
     """Domain of the attacked part, in both of its passes."""
 
     @model_validator(mode="after")
-    def _domains_differ(self) -> "FastAdvProp":
+    def _domains_differ(self) -> FastAdvProp:
         if self.clean == self.robust:
             raise UserError("robust", self.robust, f"another domain than clean: {self.clean}")
         return self

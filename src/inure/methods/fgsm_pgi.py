@@ -1,14 +1,15 @@
 """FGSM-PGI (Jia et al., 2022, arXiv:2207.08859): one step from what the last epochs found for the same image."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
-import torch
 from pydantic import Field, field_validator
-from torch import Tensor, nn
 
 from ..attacks import FGSM
+from ..libraries import Tensor, nn, torch
 from ..memory import Facts, everywhere, new_rows, write_rows
 from ..models.modes import AttackMode, attack_mode
 from ..schedules import Share
@@ -24,7 +25,6 @@ _PRIOR, _MOMENTUM, _SIZE, _PERIOD, _START = (
 )
 _LEVELS = 127
 _TINY = 1e-12
-_TYPES = {"float32": torch.float32, "float16": torch.float16, "int8": torch.int8}
 
 
 class FGSMPGI(Settings):
@@ -85,7 +85,7 @@ class FGSMPGI(Settings):
 
         The starts alone differ between processes: each reads its own, in the step that wrote them.
         """
-        device, kind = facts.device, _TYPES[self.storage]
+        device, kind = facts.device, getattr(torch, self.storage)
         finer = torch.float16 if kind == torch.int8 else kind
         rows = {_PRIOR: new_rows(facts.examples, *facts.shape, device=device, dtype=kind)}
         if self.momentum:

@@ -1,13 +1,14 @@
 """Free adversarial training (Shafahi et al., 2019, arXiv:1904.12843): the pass that trains also attacks."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal
 
-import torch
 from pydantic import Field, field_validator
-from torch import Tensor, nn
 
 from ..attacks import FGSM
+from ..libraries import Tensor, nn, torch
 from ..memory import Facts, read_slots
 from ..settings.config import Settings, Whole
 from ..settings.errors import UserError

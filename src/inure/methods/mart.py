@@ -1,11 +1,13 @@
 """MART: misclassification-aware adversarial training (Wang et al., 2020, openreview rklOg6EFwS)."""
 
+from __future__ import annotations
+
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
-from torch import nn
 
 from ..attacks import PGD, Attack
+from ..libraries import nn
 from ..losses import boosted_cross_entropy, kl, probability_of
 from ..models.modes import AttackMode, attack_mode
 from ..settings.config import Real, Settings

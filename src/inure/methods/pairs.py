@@ -1,8 +1,8 @@
 """Clean and adversarial logits of one batch from a single forward."""
 
-import torch
-from torch import nn
+from __future__ import annotations
 
+from ..libraries import nn, torch
 from ..types import Images, Logits
 
 

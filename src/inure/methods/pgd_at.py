@@ -1,10 +1,11 @@
 """Adversarial training (Madry et al., 2018, arXiv:1706.06083)."""
 
+from __future__ import annotations
+
 from typing import Literal
 
-from torch import nn
-
 from ..attacks import PGD, Attack
+from ..libraries import nn
 from ..models.modes import AttackMode, attack_mode
 from ..settings.config import Settings
 from ..types import Batch, Criterion, Images, Losses, Search

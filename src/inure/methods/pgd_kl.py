@@ -1,11 +1,13 @@
 """PGD-AT with TRADES' term beside it: what RoBal trains with (Wu et al., 2021, arXiv:2104.02703)."""
 
+from __future__ import annotations
+
 from typing import Annotated, Literal
 
 from pydantic import Field
-from torch import nn
 
 from ..attacks import PGD, Attack
+from ..libraries import nn
 from ..losses import kl
 from ..models.modes import AttackMode, attack_mode
 from ..settings.config import Real, Settings

@@ -1,9 +1,10 @@
 """Training on clean images: the baseline that every robustness number is read against."""
 
+from __future__ import annotations
+
 from typing import ClassVar, Literal
 
-from torch import nn
-
+from ..libraries import nn
 from ..settings.config import Settings
 from ..types import Batch, Criterion, Images, Losses, Search
 

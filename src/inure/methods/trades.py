@@ -1,12 +1,13 @@
 """TRADES (Zhang et al., 2019, arXiv:1901.08573)."""
 
+from __future__ import annotations
+
 from typing import Annotated, ClassVar, Literal
 
-import torch
 from pydantic import Field
-from torch import nn
 
 from ..attacks import PGD, Attack
+from ..libraries import nn, torch
 from ..losses import kl
 from ..models.modes import AttackMode, attack_mode
 from ..settings.config import Real, Settings

@@ -114,21 +114,15 @@ def adapter_products(model: nn.Module) -> Tensor:
     return torch.stack([r @ r.T for r in rows]).sum(0)
 
 
-def in_domain(model: nn.Module, mix: Mix | None) -> nn.Module:
-    """``model`` as a net of images alone, under ``mix``; itself if it has no domains to choose from.
+class InDomain(nn.Module):
+    """A net of images alone, in one of its domains or a mix of them; see ``in_domain``."""
 
-    Meant for attacks and validation, which know nothing of domains. None, and any mix of a net without domains, leave
-    the net as it is.
-    """
-    return _InDomain(model, mix) if mix is not None and getattr(model, "domains", ()) else model
-
-
-class _InDomain(nn.Module):
     def __init__(self, model: nn.Module, mix: Mix) -> None:
         super().__init__()
         self.model, self.mix = model, mix
 
     def forward(self, x: Tensor) -> Tensor:
+        """Logits under the mix."""
         return self.model(x, mix=self.mix)
 
 

@@ -5,12 +5,16 @@ matter; what it varies exactly we could not read. These are the four things that
 the net while it is attacked (``method.attack_mode``).
 """
 
-from typing import Annotated, Any, Literal
+from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
 from pydantic import Field, StrictBool, model_validator
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..libraries import Tensor, nn, torch
+
+if TYPE_CHECKING:
+    from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..settings.config import Settings, Whole
 from ..settings.errors import UserError
@@ -34,7 +38,7 @@ class BatchNorm(Settings):
     batches: Annotated[Whole, Field(ge=1)] = 32
 
     @model_validator(mode="after")
-    def _of_running_statistics(self) -> "BatchNorm":
+    def _of_running_statistics(self) -> BatchNorm:
         for name, off in {"unbiased": True, "reestimate": None}.items():
             if not self.running and getattr(self, name) != off:
                 allowed = f"{'true' if off else 'null'} with running=false: there is nothing to estimate"
@@ -60,7 +64,7 @@ class BatchNorm(Settings):
 
 def batch_norms(net: nn.Module) -> list[_BatchNorm]:
     """Its layers that keep running statistics."""
-    return [m for m in net.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    return [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
 
 
 class _BiasedVariance:

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..settings.errors import UserError
 from ..types import Images, Logits
 from .adapters.mixture import Choice, Mix, Mixture
-from .adapters.settle import settle
+from .adapters.settling import settle
 
 if TYPE_CHECKING:
     from ..data.readout import Readout

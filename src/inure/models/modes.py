@@ -1,15 +1,18 @@
 """Temporary states of a net: frozen, and the mode in which an attack sees it. All are undone at the end."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
-from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.instancenorm import _InstanceNorm
+from ..libraries import nn
 
 AttackMode = Literal["eval", "train", "train_frozen_stats"]
 """How the net behaves while adversarial examples are crafted."""
+BatchNormMode = Literal["running", "batch"]
+"""``running``: statistics as in eval mode; an entry of the kernel is a function of its two images. ``batch``: those
+of all images given, so that every entry changes with the images beside its two."""
 
 
 @contextmanager
@@ -57,9 +60,9 @@ def _detached_statistics(model: nn.Module) -> list[tuple[nn.Module, str, Any]]:
     """Attributes, with temporary values, that keep norms in train mode from their running statistics."""
     changes: list[tuple[nn.Module, str, Any]] = []
     for module in model.modules():
-        if isinstance(module, _BatchNorm):
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
             changes.append((module, "track_running_stats", False))
-        elif isinstance(module, _InstanceNorm):
+        elif isinstance(module, nn.modules.instancenorm._InstanceNorm):
             # InstanceNorm updates its buffers whatever track_running_stats says.
             changes += [(module, "running_mean", None), (module, "running_var", None)]
     return changes

@@ -1,11 +1,12 @@
 """AdamW (Loshchilov and Hutter, 2019, arXiv:1711.05101)."""
 
+from __future__ import annotations
+
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
-from torch import nn
 
+from ..libraries import nn, torch
 from ..settings.config import Real
 from .groups import OptimizerSettings, parameter_groups
 
@@ -22,5 +23,7 @@ class AdamW(OptimizerSettings):
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimizer of ``model``'s trainable parameters."""
+        from .quick import AdamW as Update
+
         groups = parameter_groups(model, self.weight_decay, decay_all=self.decay_all)
-        return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas)
+        return Update(groups, lr=self.lr, betas=self.betas)

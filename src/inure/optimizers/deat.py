@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from ..settings.errors import UserError
+from .quick import Quick
 
 _LAST, _BEFORE = "h_last", "h_before"
 
 
-class DEAT(torch.optim.Optimizer):
+class DEAT(Quick):
     """Positive-negative momentum (Xie et al., 2021, arXiv:2103.17182), which is all that DEAT adds to PGD-AT.
 
         h_t = k2 h_(t-2) + (1 - k2) g_t,    w <- w - lr / d * ((1 + k1) h_t - k1 h_(t-1)),

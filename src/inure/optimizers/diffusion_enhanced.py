@@ -1,13 +1,13 @@
 """The settings of DEAT's update in a recipe; ``deat.py`` has the update itself."""
 
+from __future__ import annotations
+
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
-from torch import nn
 
+from ..libraries import nn, torch
 from ..settings.config import Real
-from .deat import DEAT, step_divisor
 from .groups import OptimizerSettings, parameter_groups
 
 
@@ -25,9 +25,13 @@ class DiffusionEnhanced(OptimizerSettings):
     @property
     def long_run_step(self) -> float:
         """The step that a constant gradient of 1 ends in, for lr 1."""
+        from .deat import step_divisor
+
         return 1.0 if self.match_lr else 1 / step_divisor(self.k1)
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimizer of ``model``'s trainable parameters."""
+        from .deat import DEAT
+
         groups = parameter_groups(model, self.weight_decay, decay_all=self.decay_all)
         return DEAT(groups, self.lr, self.k1, self.k2, decoupled=self.decoupled, match_lr=self.match_lr)

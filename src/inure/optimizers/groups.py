@@ -1,11 +1,12 @@
 """Which parameters decay, and fields that every optimizer has."""
 
+from __future__ import annotations
+
 from typing import Annotated, Any
 
 from pydantic import Field
-from torch import nn
 
-from ..models.adapters.stacks import adapter_names
+from ..libraries import nn
 from ..settings.config import Real, Settings
 
 _UNDECAYED = ("cls_token", "pos_embed", "dist_token", "reg_token", "relative_position_bias_table", "prompt")
@@ -33,6 +34,8 @@ def parameter_groups(model: nn.Module, weight_decay: float, *, decay_all: bool) 
     Without: vectors and scalars (norms, biases), class, register and prompt tokens, position embeddings. What exists
     once per domain is judged by what it is in one domain.
     """
+    from ..models.adapters.stacks import adapter_names
+
     trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     stacked = adapter_names(model)
     decayed = [p for name, p in trainable if decay_all or _decays(name, p.ndim - (name in stacked))]

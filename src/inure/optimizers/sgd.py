@@ -1,11 +1,12 @@
 """Stochastic gradient descent with momentum."""
 
+from __future__ import annotations
+
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
-from torch import nn
 
+from ..libraries import nn, torch
 from ..settings.config import Real
 from .groups import OptimizerSettings, parameter_groups
 
@@ -24,5 +25,7 @@ class SGD(OptimizerSettings):
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimizer of ``model``'s trainable parameters."""
+        from .quick import SGD as Update
+
         groups = parameter_groups(model, self.weight_decay, decay_all=self.decay_all)
-        return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov)
+        return Update(groups, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov)

@@ -1,14 +1,14 @@
 """GradAlign (Andriushchenko and Flammarion, 2020, arXiv:2007.02617): input gradients that agree within the ball."""
 
+from __future__ import annotations
+
 from typing import Annotated, ClassVar, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..attacks.gradient import cosines
-from ..models.adapt import in_domain
+from ..libraries import Tensor, nn, torch
+from ..models.domains import in_domain
 from ..models.modes import AttackMode, attack_mode
 from ..noise import GeneratorNoise
 from ..settings.config import Real, Settings
@@ -58,6 +58,8 @@ class GradAlign(Settings):
 def _gradient(model: nn.Module, x: Images, y: Labels, criterion: Criterion, *, again: bool) -> Tensor:
     """The input gradient, (B, C, H, W); ``again``: to be differentiated again."""
     x = x.detach().requires_grad_()
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
     with sdpa_kernel(SDPBackend.MATH):  # the fused kernels of attention cannot be differentiated twice
         (grad,) = torch.autograd.grad(criterion(model(x), y).sum(), x, create_graph=again)
     return grad if again else grad.detach()

@@ -1,14 +1,14 @@
 """What a penalty sees of a training step, and how terms are added to a method's loss."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch
-from torch import Tensor, nn
-
-from ..models.adapt import in_domain
+from ..libraries import Tensor, nn, torch
+from ..models.domains import in_domain
 from ..types import Batch, Criterion, Images, Logits, Losses, PerExample, Term
 
 _PREDICTS = ("adversarial",)

@@ -1,11 +1,12 @@
 """TAIL: the feature penalty of REAT for rare classes (Li et al., 2023, arXiv:2307.10205)."""
 
+from __future__ import annotations
+
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
+from ..libraries import Tensor, torch
 from ..losses import hard
 from ..memory import CLASS_COUNTS
 from ..settings.config import Real, Settings

@@ -1,13 +1,14 @@
 """Temporal ensembling against memorization (Dong et al., 2022, arXiv:2106.01606): predictions stay near their past."""
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
 
+from ..libraries import Tensor, nn, torch
 from ..memory import Facts, new_rows, write_rows
 from ..models.modes import attack_mode
 from ..schedules import Share
@@ -50,7 +51,7 @@ class TemporalEnsembling(Settings):
     clean for TRADES). The attack's are always the adversarial ones."""
 
     @model_validator(mode="after")
-    def _ordered(self) -> "TemporalEnsembling":
+    def _ordered(self) -> TemporalEnsembling:
         if self.end < self.start:
             raise UserError("end", self.end, f"a share of training from start = {self.start:g} on")
         return self
@@ -101,7 +102,7 @@ class _Near:
     def __call__(self, logits: Logits) -> PerExample:
         return self.weight * (logits.softmax(1) - self.past).square().sum(1)
 
-    def of(self, rows: Tensor) -> "_Near":
+    def of(self, rows: Tensor) -> _Near:
         """The same for some rows of the batch: attacks may let go of those that have fallen."""
         return _Near(self.past[rows], self.weight)
 

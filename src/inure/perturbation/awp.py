@@ -1,14 +1,14 @@
 """Adversarial weight perturbation (Wu et al., 2020, arXiv:2004.05884)."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
-from torch import nn
 
-from ..models.adapters.stacks import adapter_names
+from ..libraries import nn, torch
 from ..models.modes import attack_mode
 from ..schedules import Share
 from ..settings.config import Real, Settings
@@ -38,6 +38,8 @@ class AWP(Settings):
             backward: Fills ``p.grad``. Gradients come from there, not from ``torch.autograd.grad``, so DDP and
                 FSDP reduce them as usual. BatchNorm statistics are not touched by this extra pass.
         """
+        from ..models.adapters.stacks import adapter_names
+
         with attack_mode(model, "train_frozen_stats"):
             backward()
         stacked = adapter_names(model)

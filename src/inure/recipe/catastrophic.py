@@ -1,6 +1,7 @@
 """Catastrophic overfitting: a net learns its training attack's single step and loses everything against many steps.
 
-What counts as such a collapse, in the accuracies of the fixed probe of the validation split; ``recovery.py`` acts.
+What counts as such a collapse, in the accuracies of the fixed probe of the validation split. ``training/recovery.py``
+acts.
 """
 
 from collections.abc import Mapping, Sequence

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pydantic import model_validator
 
-from ..settings import config
+from ..settings import config, trees
 from .refusals import refuse_impossible
 from .shipped import recipe_tree
 from .slots import Slots
@@ -25,4 +25,4 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         UserError: If there is no such recipe, or a setting does not fit.
     """
-    return config.build(Recipe, config.apply_overrides(recipe_tree(name), config.parse_overrides(overrides)))
+    return config.build(Recipe, trees.apply_overrides(recipe_tree(name), trees.parse_overrides(overrides)))

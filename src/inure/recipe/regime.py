@@ -1,14 +1,15 @@
 """Regime: how the attack grows during training, and the phases of other training before it."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import torch
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from ..attacks import PGD, Attack
+from ..libraries import Tensor, torch
 from ..losses import cross_entropy
 from ..methods.standard import Standard
 from ..schedules import Factor, Share
@@ -52,7 +53,7 @@ class Regime(Settings):
     """What comes before the method itself: clean images, then FGSM, then the method (Li et al., arXiv:2312.02236)."""
 
     @model_validator(mode="after")
-    def _ordered(self) -> "Regime":
+    def _ordered(self) -> Regime:
         ends = [phase.until for phase in self.phases]
         if ends != sorted(ends):
             raise UserError("phases", f"ends {ends}", "shares of training in rising order", f"ends {sorted(ends)}")
@@ -154,7 +155,7 @@ class _Sum:
         added = torch.stack([term(logits) for term in self.terms]).sum(0)
         return added if self.weight == 0 else self.loss(logits, y) + added / self.weight
 
-    def of(self, rows: Tensor) -> "_Sum":
+    def of(self, rows: Tensor) -> _Sum:
         """The same for some rows of the batch: attacks may let go of those that have fallen."""
         return _Sum(_rows_of(self.loss, rows), [_rows_of(term, rows) for term in self.terms], self.weight)
 

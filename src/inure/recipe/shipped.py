@@ -5,7 +5,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ..settings import config
+from ..settings import trees
 from ..settings.errors import UserError, unknown_name
 from ..settings.families import SUFFIX, members_of
 
@@ -25,8 +25,8 @@ def recipe_tree(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for base in [bases] if isinstance(bases, str) else bases:
         relative = path.parent / str(base)
-        merged = config.merge(merged, recipe_tree(str(relative) if relative.is_file() else str(base), (*above, key)))
-    return config.merge(merged, tree)
+        merged = trees.merge(merged, recipe_tree(str(relative) if relative.is_file() else str(base), (*above, key)))
+    return trees.merge(merged, tree)
 
 
 def find_shipped(folder: str, name: str, setting: str) -> Path:
@@ -48,8 +48,8 @@ def shipped_names(folder: str = "recipes") -> Iterator[tuple[str, str]]:
         place = path.parent.relative_to(root)
         if path.name.startswith("_"):
             continue
-        trees = members_of(path) if path.name.endswith(SUFFIX) else {path.stem: config.read_yaml(path)}
-        for name, tree in trees.items():
+        found = members_of(path) if path.name.endswith(SUFFIX) else {path.stem: trees.read_yaml(path)}
+        for name, tree in found.items():
             yield (place / name).as_posix(), " ".join(str(tree.get("about", "")).split())
 
 
@@ -60,7 +60,7 @@ def _read(name: str) -> tuple[Path, dict[str, Any]]:
         if Path(name).name in members:
             return path, dict(members[Path(name).name])
     path = find_shipped("recipes", name, "RECIPE")
-    return path, config.read_yaml(path)
+    return path, trees.read_yaml(path)
 
 
 def _root(folder: str) -> Path:

@@ -16,7 +16,7 @@ from ..evaluation.suites import SUITES
 from ..machine.engine import Engine
 from ..measures import Measure
 from ..methods import Method, Standard
-from ..models import Model
+from ..models.settings import Model
 from ..optimizers import Optimizer
 from ..optimizers.sgd import SGD
 from ..penalties import AnyPenalty

@@ -1,6 +1,7 @@
 """The report: one self-contained HTML page on one run, or on several side by side."""
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -48,17 +49,20 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
 
 def render(runs: Sequence[RunFiles]) -> str:
     """The page as text."""
+    return _template().render(_context(runs, headline_key(runs)))
+
+
+@cache
+def _template() -> Any:
     import jinja2
 
-    key = headline_key(runs)
-    template = jinja2.Environment(
+    return jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     ).get_template("report.html.j2")
-    return template.render(_context(runs, key))
 
 
 def _context(runs: Sequence[RunFiles], key: tuple[str, str] | None) -> dict[str, Any]:

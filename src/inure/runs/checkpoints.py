@@ -3,6 +3,8 @@
 A state may be called sound: of those the newest is kept too, for who wants to return to it.
 """
 
+from __future__ import annotations
+
 import hashlib
 import io
 import json
@@ -10,10 +12,9 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save
-from torch import Tensor, nn
 
+from ..libraries import Tensor, nn, torch
 from ..machine import files
 from ..settings.errors import UserError
 

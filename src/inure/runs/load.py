@@ -1,14 +1,16 @@
 """load(): a classifier from a run directory or from a function of the user's."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from ..models import Classifier, build, load_target, load_weights, read_weights
-from ..models.adapt import fold
+from ..libraries import torch
 from ..settings.errors import UserError
 from .run import Run
+
+if TYPE_CHECKING:
+    from ..models import Classifier
 
 
 def load(target: str | Path, weights: str | Path | None = None, mode: Any = None) -> Classifier:
@@ -22,6 +24,8 @@ def load(target: str | Path, weights: str | Path | None = None, mode: Any = None
     Raises:
         UserError: If the target does not exist or the weights do not fit.
     """
+    from ..models import load_target
+
     if ".py:" in str(target):
         classifier = load_target(str(target), None if weights is None else str(weights))
     else:
@@ -35,6 +39,8 @@ def in_mode(classifier: Classifier, mode: Any = None) -> Classifier:
     Raises:
         UserError: As ``refuse_mode``.
     """
+    from ..models.adapt import fold
+
     mode = mode if mode is not None else usual_mode(classifier)
     refuse_mode(classifier, mode)
     return fold(classifier, mode)
@@ -62,6 +68,8 @@ def refuse_mode(classifier: Classifier, mode: Any) -> None:
 
 
 def _load_run(path: Path, weights: str | Path | None) -> Classifier:
+    from ..models import build, load_weights, read_weights
+
     run = Run.open(path, "TARGET")
     recipe, info = run.recipe(), run.info()
     if "num_classes" not in info:

@@ -14,7 +14,7 @@ import yaml
 
 from ..machine import files
 from ..recipe.recipe import Recipe
-from ..settings import config
+from ..settings import config, trees
 from ..settings.errors import UserError
 
 _PACKAGES = (
@@ -56,7 +56,7 @@ class Run:
         if out.is_dir() and any(p for p in out.iterdir() if not p.name.endswith(".tmp")) and not run._never_began():
             run._check_reusable(tree, resume=resume)
         else:
-            files.write_text(out / "recipe.yaml", config.to_yaml(tree))
+            files.write_text(out / "recipe.yaml", trees.to_yaml(tree))
             files.write_json(out / "environment.json", environment(command))
         files.make_folder(run.checkpoints)
         files.clear_leftovers(out)
@@ -77,8 +77,8 @@ class Run:
         if not resume:
             remedy = "--resume to continue that run, or another --out"
             raise UserError("--out", str(self.path), "an absent or empty folder: this one holds a run", remedy)
-        theirs = config.dump(config.build(Recipe, config.read_yaml(path)))
-        if changed := [key for key in config.differences(theirs, tree) if key != "about"]:
+        theirs = config.dump(config.build(Recipe, trees.read_yaml(path)))
+        if changed := [key for key in trees.differences(theirs, tree) if key != "about"]:
             raise UserError("--resume", f"other settings ({', '.join(changed)})", "the run's own settings", f"{path}")
 
     @classmethod
@@ -94,7 +94,7 @@ class Run:
 
     def recipe(self) -> Recipe:
         """The complete recipe of the run."""
-        return config.build(Recipe, config.read_yaml(self.path / "recipe.yaml"))
+        return config.build(Recipe, trees.read_yaml(self.path / "recipe.yaml"))
 
     def info(self) -> dict[str, Any]:
         """run.json, or an empty dictionary before the first checkpoint."""

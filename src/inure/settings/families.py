@@ -5,7 +5,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-from . import config
+from . import trees
 
 SUFFIX = ".family.yaml"
 _OWN = ("like", "name", "about", "axes", "extends")
@@ -30,15 +30,15 @@ def members_of(path: Path) -> dict[str, dict[str, Any]]:
         parts = [family, *(fields for _, fields in levels)]
         tree: dict[str, Any] = {}
         for part in parts:
-            tree = config.merge(tree, {key: value for key, value in part.items() if key not in _OWN})
+            tree = trees.merge(tree, {key: value for key, value in part.items() if key not in _OWN})
         members[name] = {"about": about, "extends": [base for part in parts for base in _bases(part)], **tree}
     return members
 
 
 def _tree(path: Path) -> dict[str, Any]:
-    tree = config.read_yaml(path)
+    tree = trees.read_yaml(path)
     if "like" in tree:
-        tree = config.merge(_tree(path.parent / tree["like"]), tree)
+        tree = trees.merge(_tree(path.parent / tree["like"]), tree)
     axes = {axis: {name: f for name, f in levels.items() if f is not None} for axis, levels in tree["axes"].items()}
     return {**tree, "axes": axes}
 

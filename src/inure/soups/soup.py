@@ -1,11 +1,11 @@
 """make_soup(): what ``inure soup`` does: sweep the mixes of a net or of several, choose some, write the results."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from ..averaging.soup import GRID, Point, Weights, affine_grid, choose, describe_mix, pareto_front
 from ..averaging.whole_nets import greedy_members, join
@@ -15,6 +15,7 @@ from ..display.console import Bars
 from ..evaluation import SUITES, weights_hash, wilson
 from ..evaluation.examples import Examples
 from ..evaluation.sweep import Sweep, sweep
+from ..libraries import torch
 from ..machine import files
 from ..models import Classifier
 from ..models.adapt import adapter_products

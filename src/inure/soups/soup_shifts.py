@@ -1,11 +1,10 @@
 """Soups for images unlike those of training: chosen for each set by some of its images, measured on the others."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from ..averaging.adaptation import (
     choose_by_entropy,
@@ -23,6 +22,7 @@ from ..evaluation import wilson
 from ..evaluation.examples import Examples
 from ..evaluation.intervals import Z95
 from ..evaluation.sweep import Sweep, sweep
+from ..libraries import Tensor, torch
 from ..models import Classifier
 from ..models.modes import attack_mode
 from ..settings.errors import UserError

@@ -1,11 +1,10 @@
 """Fast AdvProp's step (Mei et al., 2022, arXiv:2204.09838): the attack's backward pass also trains."""
 
+from __future__ import annotations
+
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from ..models.adapters.stacks import adapter_names
+from ..libraries import Tensor, nn, torch
 from ..noise import GeneratorNoise
 from ..types import Batch, Images, Labels
 from .joints import Joints
@@ -84,6 +83,8 @@ def _average_over_own_images(model: nn.Module, counts: dict[str, float]) -> None
         model: Its gradients are changed.
         counts: The sum of the weights of each domain's images.
     """
+    from ..models.adapters.stacks import adapter_names
+
     domains, stacked, total = getattr(model, "domains", ()), adapter_names(model), sum(counts.values())
     own = [p.grad for name, p in model.named_parameters() if name in stacked and p.grad is not None]
     for domain, count in counts.items():

@@ -1,10 +1,10 @@
 """The step of free adversarial training (Shafahi et al., 2019, arXiv:1904.12843): one backward for both gradients."""
 
+from __future__ import annotations
+
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
+from ..libraries import Tensor, nn, torch
 from ..memory import read_slots, write_slots
 from ..threat import per_image
 from ..types import Batch

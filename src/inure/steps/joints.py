@@ -9,7 +9,7 @@ from ..balance import Balance
 from ..types import Crafting
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Joints:
     """The joints of a step. One that is off is None (or empty) and is skipped."""
 

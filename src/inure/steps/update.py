@@ -1,7 +1,8 @@
 """The end of every step: from gradients to new weights."""
 
-import torch
-from torch import Tensor, nn
+from __future__ import annotations
+
+from ..libraries import Tensor, nn, torch
 
 
 def clip_and_update(model: nn.Module, optimizer: torch.optim.Optimizer, clip_norm: float | None) -> Tensor:

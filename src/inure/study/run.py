@@ -6,7 +6,7 @@ from typing import Any
 from ..display.console import stderr, table
 from ..machine import engine, files
 from ..runs.run import default_out
-from ..settings import config
+from ..settings import config, trees
 from ..settings.errors import Stop, UserError
 from .jobs import jobs_of, refuse_other_measures
 from .progress import Progress
@@ -70,9 +70,9 @@ def _claim(out: Path, study: Study) -> None:
     if not path.exists() and _holds_others(out) and not path.exists():
         raise UserError("--out", str(out), "an absent or empty folder, or this study's own")
     if path.exists():
-        _refuse_other(out, config.dump(config.build(Study, config.read_yaml(path))), tree)
+        _refuse_other(out, config.dump(config.build(Study, trees.read_yaml(path))), tree)
     else:
-        files.write_text(path, config.to_yaml(tree))
+        files.write_text(path, trees.to_yaml(tree))
 
 
 def _holds_others(out: Path) -> bool:
@@ -82,5 +82,5 @@ def _holds_others(out: Path) -> bool:
 def _refuse_other(out: Path, theirs: dict[str, Any], tree: dict[str, Any]) -> None:
     if theirs["scale"] != tree["scale"]:
         raise UserError("--scale", tree["scale"], f"{theirs['scale']}, the scale of {out}", "another --out")
-    if changed := config.differences(theirs, tree):
+    if changed := trees.differences(theirs, tree):
         raise UserError("--out", f"{out} (differs in {', '.join(changed)})", "this study's folder or a new one")

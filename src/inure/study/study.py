@@ -6,7 +6,7 @@ from pydantic import model_validator
 
 from ..evaluation.suites import SUITES
 from ..recipe.shipped import find_shipped
-from ..settings import config
+from ..settings import config, trees
 from ..settings.errors import UserError, unknown_name
 from .cells import Cell, cells_of
 from .checks import refuse_impossible_runs
@@ -92,4 +92,4 @@ class Study(Plan):
 
 def load_study(name: str) -> Study:
     """A shipped study or a YAML file."""
-    return config.build(Study, config.read_yaml(find_shipped("studies", name, "STUDY")))
+    return config.build(Study, trees.read_yaml(find_shipped("studies", name, "STUDY")))

@@ -1,12 +1,12 @@
 """``inure evaluate --audit``: the audit of a finished evaluation, beside it and in its flags."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from ..data import ImageSet
 from ..display.console import Bars, stderr, table
@@ -19,6 +19,7 @@ from ..evaluation.nets import count_classes, prepared
 from ..evaluation.results import AUDIT, AUDIT_PICTURE, SUMMARY
 from ..evaluation.suites import SUITES, votes_of
 from ..evaluation.transfer import transfer_members
+from ..libraries import nn
 from ..machine import files
 
 _SIZE = 128

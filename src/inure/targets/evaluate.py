@@ -20,8 +20,9 @@ from ..threat import describe_threat
 from .audited import add_audit, show_audit
 from .evaluation_output import show, title_of
 from .request import Request
+from .set_suites import CORRUPTED, SHIFTED, split_suite
 from .shifted_output import show_sets
-from .shifted_sets import CORRUPTED, SHIFTED, evaluate_sets, split_suite
+from .shifted_sets import evaluate_sets
 from .target import Target, find_images, open_target
 
 

@@ -1,13 +1,13 @@
 """Classes of image files by a trained net."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from ..data.contrast import Shrink
 from ..data.decode import FORMATS
+from ..libraries import Tensor, torch
 from ..models import Classifier
 from ..runs.load import in_mode, load
 from ..runs.run import Run
@@ -41,11 +41,11 @@ def predict_files(
         yield path, [(names[k] if k < len(names) else str(k), p) for k, p in pairs]
 
 
-@torch.inference_mode()
 def _probabilities(classifier: Classifier, x: Tensor, path: Path) -> Tensor:
     """(K,). A function of the user's does not say which sizes its net takes: the net says it."""
     try:
-        return classifier(x[None]).softmax(1)[0]
+        with torch.inference_mode():
+            return classifier(x[None]).softmax(1)[0]
     except UserError:
         raise
     except Exception as error:

@@ -1,14 +1,14 @@
 """Mean accuracy over several sets of images, with an interval that knows which sets are the same images."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from ..evaluation.intervals import wilson
+from ..libraries import Tensor, torch
 
 
 @dataclass(frozen=True)

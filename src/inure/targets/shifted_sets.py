@@ -1,56 +1,36 @@
 """evaluate_sets(): the suites ``corruptions`` and ``shifts``, one ordinary evaluation for each set of images."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..data import ImageSet
 from ..data.named_sets import NamedSet
 from ..display.console import Bars
-from ..evaluation import SUITES, Conditions, Evaluation, evaluate_under
+from ..evaluation import Conditions, Evaluation, evaluate_under
 from ..evaluation.flags import severe
 from ..evaluation.journal import Journal
 from ..evaluation.results import SUMMARY, set_aside
 from ..evaluation.stored import discard
 from ..evaluation.summary import SCHEMA_VERSION, standing
+from ..libraries import torch
 from ..models import Classifier
-from ..settings.errors import UserError, unknown_name
+from ..settings.errors import UserError
 from ..threat import describe_threat
 from .set_means import SetOutcomes, mean_accuracies
+from .set_suites import CORRUPTED, split_suite
 from .shifted_output import FILES, write_sets
 
-CORRUPTED, SHIFTED = "corruptions", "shifts"
-ABOUT = {
-    CORRUPTED: "accuracy under 15 corruptions at 5 severities, no attack; corruptions+SUITE attacks each set too",
-    SHIFTED: "accuracy on the sets that --shift names, no attack; shifts+SUITE attacks each set too",
-}
 SETS, UNCORRUPTED = "sets", "uncorrupted"
 _OF_THE_IMAGES = ("double_normalisation", "missing_normalisation")
 """Flags that a corruption may raise by itself: raised contrast undoes lowered contrast."""
 
 _OF_A_SET = ("--data", "images", "labels", "model")
 """Mistakes that say nothing of which set they are in."""
-
-
-def split_suite(suite: str) -> tuple[str | None, str]:
-    """``corruptions+quick`` as (``corruptions``, ``quick``), ``quick`` as (None, ``quick``).
-
-    Raises:
-        UserError: If there is no such suite of attacks.
-    """
-    family, _, attacks = suite.partition("+")
-    if family not in ABOUT:
-        family, attacks = None, suite
-    elif suite == family:
-        attacks = "clean"
-    if attacks not in SUITES:
-        names = [f"{family}+{name}" for name in SUITES] if family else [*SUITES, *ABOUT]
-        raise unknown_name("--suite", suite, names, "inure list suites")
-    return family, attacks
 
 
 def evaluate_sets(

@@ -1,21 +1,24 @@
 """Target: a run directory or a function of yours, as net, images, threat model and mode."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from ..data import ImageSet
 from ..data import load as load_images
+from ..libraries import torch
 from ..machine import engine
 from ..machine.engine import Engine
-from ..models import Classifier
 from ..runs.load import load, refuse_mode, usual_mode
 from ..runs.run import Run
 from ..settings.config import parse_real
 from ..settings.errors import UserError
 from ..threat import Geometry, parse_threat
+
+if TYPE_CHECKING:
+    from ..models import Classifier
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from .. import memory as memory_of_run
-from ..balance import notices
+from ..balance.notices import notices
 from ..data import Loader
 from ..data.record import record, remarks
 from ..machine import engine

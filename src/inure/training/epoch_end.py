@@ -8,6 +8,7 @@ from torch import nn
 
 from .. import memory
 from ..averaging import SWA
+from ..machine.eager import eagerly
 from ..measures import Probe
 from ..recipe.catastrophic import CLEAN
 from ..recipe.recipe import Recipe
@@ -85,7 +86,7 @@ def _estimate(session: "Session", module: nn.Module, **how: Any) -> None:
 def validated(session: "Session", module: nn.Module) -> dict[str, float]:
     """Accuracies of ``module`` on the validation split, the same in every process."""
     # Compiled graphs are for the shapes of training; here they would only be compiled anew
-    with torch.compiler.set_stance("force_eager"):
+    with eagerly():
         counts = session.validator.counts(module)
     if session.fabric.world_size > 1:
         counts = {name: session.fabric.all_reduce(value, reduce_op="sum") for name, value in counts.items()}
@@ -100,7 +101,7 @@ def measured(session: "Session") -> dict[str, float]:
         return {}
     now, images = (session.current_method, _last_progress(session)), session.validator.images
     probe = Probe(session.local, images, recipe, *now, fabric.device, session.memory)
-    with torch.compiler.set_stance("force_eager"):
+    with eagerly():
         found = {name: value for measure in due for name, value in measure(probe).items()}
     if fabric.world_size > 1:
         found = {name: float(fabric.all_reduce(torch.tensor(v), reduce_op="mean")) for name, v in found.items()}

@@ -14,7 +14,7 @@ from ..recipe.regime import END
 from ..runs.run import yaml_of
 from ..types import Batch
 from .passes import passes
-from .train import joints_of, step_of
+from .step import joints_of, step_of
 
 _MEASURED = 16
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from .. import memory
+from ..machine.one_device import OneDevice
 from ..models import Model, build
 from ..recipe.recipe import Recipe
 from ..recipe.regime import END
@@ -43,7 +43,7 @@ def passes(recipe: Recipe, method: Any = None) -> dict[str, float]:
     with torch.random.fork_rng(devices=[]):
         net = build(Model(name="cnn_tiny"), num_classes=_CLASSES, shape=_SHAPE)
         net.register_forward_pre_hook(count)
-        fabric = Fabric(accelerator="cpu", devices=1)
+        fabric = OneDevice(torch.device("cpu"))
         model, optimizer = fabric.setup(net, recipe.optimizer.build(net))
         y = torch.arange(_IMAGES) % _CLASSES
         remembered = memory.begin(recipe, memory.facts_of(y, _CLASSES, _SHAPE, _IMAGES, "cpu"))

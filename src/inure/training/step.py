@@ -90,13 +90,13 @@ def step_of(method: Any) -> Any:
 def joints_of(recipe: Recipe, method: Any, averager: Averager | None = None) -> Joints:
     """What ``recipe`` joins to a step of ``method``: a method that attacks nothing has no use for tricks."""
     return Joints(
-        recipe.balance,
-        recipe.regime,
-        recipe.crafting if hasattr(method, "attack") else None,
-        recipe.penalties,
-        recipe.perturbation,
-        averager,
-        recipe.optimizer.clip_norm,
+        balance=recipe.balance,
+        regime=recipe.regime,
+        crafting=recipe.crafting if hasattr(method, "attack") else None,
+        penalties=recipe.penalties,
+        perturbation=recipe.perturbation,
+        averager=averager,
+        clip_norm=recipe.optimizer.clip_norm,
     )
 
 

@@ -9,7 +9,8 @@ from ..attacks import FGSM, PGD
 from ..data import ImageSet
 from ..losses import cross_entropy
 from ..measures.alignment import gradient_alignment
-from ..models.adapt import adapter_products, in_domain
+from ..models.adapt import adapter_products
+from ..models.domains import in_domain
 from ..models.modes import attack_mode, frozen
 from ..noise import CounterNoise
 from ..recipe.slots import EvaluationSettings

@@ -3,15 +3,14 @@
 The table of what exists, ``corrupt`` for a batch and ``corrupted`` for a set.
 """
 
+from __future__ import annotations
+
 import hashlib
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-import torch
-from torch import Tensor
-
+from ...libraries import Tensor, np, torch
 from ...noise import mix_integers
 from ...settings.errors import UserError, unknown_name
 from ..image_set import ImageSet, Lazy

@@ -1,11 +1,11 @@
 """Corruptions by blur: defocus, frosted glass, motion, zoom."""
 
+from __future__ import annotations
+
 import math
 from functools import lru_cache
 
-import numpy as np
-from scipy.ndimage import gaussian_filter
-
+from ...libraries import ndimage, np
 from .resample import smeared, zoomed
 from .tables import Table, length_scale
 
@@ -53,7 +53,7 @@ def disc(radius: float, sigma: float) -> np.ndarray:
     reach = math.ceil(radius + 3 * sigma + 0.5)
     axis = np.arange(-reach, reach + 1)
     distance = np.hypot(axis[:, None], axis)
-    kernel = gaussian_filter(np.clip(radius + 0.5 - distance, 0, 1), sigma, mode="constant")
+    kernel = ndimage.gaussian_filter(np.clip(radius + 0.5 - distance, 0, 1), sigma, mode="constant")
     return (kernel / kernel.sum()).astype(np.float32)
 
 
@@ -63,10 +63,10 @@ def glass_blur(image: np.ndarray, severity: int, rng: np.random.Generator) -> np
     scale = length_scale(image)
     sigma, furthest = sigma * scale, max(1, round(furthest * scale))
     channels, height, width = image.shape
-    flat = gaussian_filter(image, (0, sigma, sigma), mode="nearest").reshape(channels, -1)
+    flat = ndimage.gaussian_filter(image, (0, sigma, sigma), mode="nearest").reshape(channels, -1)
     for _ in range(times):
         flat = flat[:, _displaced(height, width, furthest, rng)]
-    return gaussian_filter(flat.reshape(image.shape), (0, sigma, sigma), mode="nearest")
+    return ndimage.gaussian_filter(flat.reshape(image.shape), (0, sigma, sigma), mode="nearest")
 
 
 def _displaced(height: int, width: int, furthest: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,12 +1,10 @@
 """Corruptions by processing: contrast, elastic transform, pixelation, JPEG."""
 
+from __future__ import annotations
+
 import io
 
-import numpy as np
-from PIL import Image
-from scipy.fft import dctn, idctn
-from scipy.ndimage import map_coordinates
-
+from ...libraries import Image, ndimage, np
 from .tables import Table
 
 _CONTRAST = Table((0.75, 0.5, 0.4, 0.3, 0.15), (0.4, 0.3, 0.2, 0.1, 0.05))
@@ -40,7 +38,7 @@ def elastic_transform(image: np.ndarray, severity: int, rng: np.random.Generator
         noise = rng.uniform(-1, 1, (2, *shape))
         places[:2] += strength * side * _smooth(noise, smoothness * side)
     places = np.tensordot(matrix, places, 1)
-    return np.stack([map_coordinates(channel, places, order=1, mode="mirror") for channel in image])
+    return np.stack([ndimage.map_coordinates(channel, places, order=1, mode="mirror") for channel in image])
 
 
 def _affine(shape: tuple[int, int], furthest: float, rng: np.random.Generator) -> np.ndarray:
@@ -53,6 +51,8 @@ def _affine(shape: tuple[int, int], furthest: float, rng: np.random.Generator) -
 
 def _smooth(noise: np.ndarray, sigma: float) -> np.ndarray:
     """A Gaussian filter over (..., H, W) with reflected borders; as a cosine transform, whatever sigma, fast."""
+    from scipy.fft import dctn, idctn
+
     spectrum = np.asarray(dctn(noise, axes=(-2, -1)))
     for axis in (-2, -1):
         size = noise.shape[axis]

@@ -1,13 +1,16 @@
 """Drawn frost, in place of the photographs of frost that the official corruption lays over images."""
 
+from __future__ import annotations
+
 import math
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-import numpy as np
-from PIL import Image, ImageDraw
-from scipy.ndimage import gaussian_filter
-
+from ...libraries import Image, ndimage, np
 from .plasma import plasma
+
+if TYPE_CHECKING:
+    from PIL import ImageDraw
 
 TEXTURES = 5
 """How many there are."""
@@ -26,7 +29,7 @@ def frost_texture(number: int) -> np.ndarray:
     """
     rng = np.random.Generator(np.random.PCG64(number))
     lines, clouds = _feathers(rng), plasma(SIDE, 1.6, rng)
-    ice = 0.6 * clouds + 0.7 * lines + 0.7 * gaussian_filter(lines, 4, mode="wrap")
+    ice = 0.6 * clouds + 0.7 * lines + 0.7 * ndimage.gaussian_filter(lines, 4, mode="wrap")
     # Ice grows in patches: elsewhere the pane stays almost clear
     ice *= 0.3 + plasma(SIDE, 1.9, rng)
     # All textures equally bright: severity, not the draw, is to decide about the damage
@@ -37,12 +40,14 @@ def frost_texture(number: int) -> np.ndarray:
 
 def _feathers(rng: np.random.Generator) -> np.ndarray:
     """Crystals with side branches at 60 degrees, (512, 512) in [0, 1], tiled without a seam."""
+    from PIL import ImageDraw
+
     sheet = Image.new("L", (2 * SIDE, 2 * SIDE))
     draw = ImageDraw.Draw(sheet)
     for _ in range(_CRYSTALS):
         _draw_feather(draw, rng)
     tiles = np.asarray(sheet, np.float32).reshape(2, SIDE, 2, SIDE) / 255
-    return gaussian_filter(tiles.max((0, 2)), 0.7, mode="wrap")
+    return ndimage.gaussian_filter(tiles.max((0, 2)), 0.7, mode="wrap")
 
 
 def _draw_feather(draw: ImageDraw.ImageDraw, rng: np.random.Generator) -> None:

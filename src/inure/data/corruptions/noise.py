@@ -1,7 +1,8 @@
 """Corruptions by noise: Gaussian, shot, impulse."""
 
-import numpy as np
+from __future__ import annotations
 
+from ...libraries import np
 from .tables import Table
 
 _GAUSSIAN = Table((0.04, 0.06, 0.08, 0.09, 0.10), (0.08, 0.12, 0.18, 0.26, 0.38))

@@ -1,6 +1,8 @@
 """Clouds: the plasma fractal of the diamond-square algorithm."""
 
-import numpy as np
+from __future__ import annotations
+
+from ...libraries import np
 
 
 def plasma(size: int, decay: float, rng: np.random.Generator) -> np.ndarray:

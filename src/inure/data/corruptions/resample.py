@@ -1,10 +1,11 @@
 """Linear resampling that several corruptions share: zooms, smears along a line, another size."""
 
+from __future__ import annotations
+
 import math
 from functools import lru_cache
 
-import numpy as np
-from PIL import Image
+from ...libraries import Image, np
 
 
 def zoomed(image: np.ndarray, factor: float) -> np.ndarray:

@@ -10,9 +10,11 @@ Dietterich released (hendrycks/robustness, read there). The size of an image is 
   (standard deviations, qualities, the ratio of pixelate) are the table's, at every size.
 """
 
+from __future__ import annotations
+
 from typing import Generic, NamedTuple, TypeVar
 
-import numpy as np
+from ...libraries import np
 
 _CIFAR_SIZE, _IMAGENET_SIZE, _LARGEST_SMALL = 32, 224, 64
 _Row = TypeVar("_Row")

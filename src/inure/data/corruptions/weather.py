@@ -1,8 +1,8 @@
 """Corruptions by weather: snow, frost, fog, brightness."""
 
-import numpy as np
-from PIL import Image
+from __future__ import annotations
 
+from ...libraries import Image, np
 from .frost import TEXTURES, frost_texture
 from .plasma import plasma
 from .resample import resized, smeared, zoomed

@@ -1,31 +1,13 @@
 """The cosine classifier of RoBal (Wu et al., 2021, arXiv:2104.02703): logits that know angles alone."""
 
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...settings.config import Real, Settings
 from ...settings.errors import UserError
-
-
-class LinearHead(Settings):
-    """The net's own last layer."""
-
-    kind: Literal["linear"] = "linear"
-
-
-class CosineHead(Settings):
-    """scale * <w / (|w| + gamma), z / |z|>, without a bias: with long tails |w| grows with the class, angles do not."""
-
-    kind: Literal["cosine"] = "cosine"
-    gamma: Annotated[Real, Field(ge=0)] = 1 / 32
-    """Shrinks the logits of short weights; RoBal: 1/32, in one setting 1/16. 0: cosines."""
-    scale: Annotated[Real, Field(gt=0)] = 1.0
-    """1 as in RoBal and LDAM, whose criteria bring a scale of their own; about 10 to 30 with plain cross-entropy.
-    Attacks see it too: compare nets at one scale, or with losses that do not (DLR, margin)."""
+from .settings import CosineHead, LinearHead
 
 
 class CosineLinear(nn.Module):

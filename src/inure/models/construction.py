@@ -53,15 +53,6 @@ def build(model: Model, *, num_classes: int, shape: tuple[int, int, int], with_w
     return classifier
 
 
-def catalogue() -> list[tuple[str, str]]:
-    """Name and one line of text for each net of ours, then a line about timm's."""
-    ours = [(name, own.text) for name, own in OWN_NETS.items()]
-    return [
-        *ours,
-        ("TIMM_NAME", "any net of timm, such as deit_tiny_patch16_224; or FILE.py:function for your own"),
-    ]
-
-
 def _named_net(
     model: Model, num_classes: int, channels: int, size: tuple[int, int], *, data_size: tuple[int, int], fetch: bool
 ) -> nn.Module:
