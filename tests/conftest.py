@@ -1,5 +1,9 @@
 """Fixtures that every test may use. Warnings raised from inure are errors: see filterwarnings in pyproject.toml."""
 
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read with torch: a thread that waits takes no other's time
+
 import pytest
 import torch
 from lightning_fabric import Fabric
@@ -7,6 +11,8 @@ from torch import nn
 
 from inure.types import Batch
 from tiny import tiny_batch, tiny_net
+
+torch.set_num_threads(1)  # for fixtures of modules too, which are made before those of the test
 
 
 @pytest.fixture(autouse=True)

@@ -74,7 +74,7 @@ def _step_of(progress: float) -> int:
 
 
 _TOTAL = 44
-"""Steps of runs.TINY."""
+"""Steps of processes.TINY."""
 
 
 def signal_at_step(number: int, signal_number: int) -> None:

@@ -21,7 +21,7 @@ _SERVER.set_forkserver_preload(
     [
         "pytest",
         "inure.training.train",
-        "inure.targets.target",
+        "inure.targets.evaluate",
         "lightning_fabric",
         "sklearn.datasets",
         "timm",
@@ -31,13 +31,14 @@ _SERVER.set_forkserver_preload(
 
 TINY = (
     "model.name=cnn_tiny",
-    "batch_size=128",
+    "data.examples=359",
+    "batch_size=32",
     "epochs=4",
     "checkpoint.every=1",
     "evaluation.validation_steps=2",
     "evaluation.validation_examples=32",
 )
-"""Makes a recipe on digits one of a second: 11 steps an epoch."""
+"""Makes a recipe on digits one of a second: 323 images to train on, 11 steps an epoch."""
 TINY_ATTACK = (*TINY, "method.attack.steps=2")
 
 

@@ -29,7 +29,7 @@ from contracts import (
     STEPS,
 )
 from inure.losses import cross_entropy, margin
-from inure.settings import config
+from inure.settings import config, trees
 from tiny import assert_same_state, counting, noise_of, soft, state_of, tiny_batch, tiny_net
 
 TOLERANCE = 1e-6
@@ -71,7 +71,7 @@ def pieces():
 
 @pytest.mark.parametrize("piece", named(pieces()))
 def test_a_piece_survives_yaml_and_is_frozen_and_comparable(piece):
-    tree = yaml.safe_load(config.to_yaml(config.dump(piece)))
+    tree = yaml.safe_load(trees.to_yaml(config.dump(piece)))
     assert config.build(type(piece), tree) == piece
     assert tree["kind"] == piece.kind
     with pytest.raises(ValueError, match="frozen"):

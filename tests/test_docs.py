@@ -5,6 +5,7 @@ Every fenced code block names a language and what is done with it: ``bash run``,
 
 import re
 import shlex
+import tomllib
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +26,8 @@ from warm_commands import Shell, warm_shell
 
 ROOT = Path(__file__).parent.parent
 CARDS = sorted((ROOT / "docs/cards").glob("*.md"))
-GUIDES = [ROOT / "docs" / f"{name}.md" for name in ("guide", "dial", "robustness")]
+PIECES = ROOT / "docs/pieces.md"
+GUIDES = [ROOT / "docs" / f"{name}.md" for name in ("guide", "pieces", "dial", "robustness")]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *GUIDES, *CARDS]
 TAGS = {"run", "slow", "gpu", "show", "save"}
 HEADINGS = ["Objective", "Knobs", "Cost", "Composes with", "Evidence", "Deviations", "Paper"]
@@ -175,7 +177,7 @@ def test_every_key_in_the_text_exists_and_takes_the_value(page):
                 inure.load_recipe("cifar10/pgd_at_resnet18", [*needed, *method, f"{match[1]}={match[3]}"])
 
 
-@pages
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_relative_link_leads_somewhere(page):
     for text, target in re.findall(r"\[([^\]]+)\]\(([^)\s]+)\)", page.read_text()):
         path, _, anchor = target.partition("#")
@@ -210,11 +212,25 @@ KINDS["adapters"] = [*ADAPTERS]
 
 @pytest.mark.parametrize(("folder", "kinds"), KINDS.items(), ids=KINDS)
 def test_every_piece_has_its_card_in_the_table(folder, kinds):
-    table = (ROOT / "README.md").read_text().partition("## What is in it")[2].partition("\n## ")[0]
+    table = PIECES.read_text().partition(f"\n## {folder.capitalize()}\n")[2].partition("\n## ")[0]
     for kind in kinds:
-        row = re.search(rf"^\|[^|]*`{kind}`.*\((docs/cards/\w+\.md)\) \|$", table, re.MULTILINE)
+        row = re.search(rf"^\|[^|]*`{kind}`.*\((cards/\w+\.md)\) \|$", table, re.MULTILINE)
         assert row, f"no card for {kind} of {folder}"
-        assert (ROOT / row[1]).is_file()
+        assert (PIECES.parent / row[1]).is_file()
+
+
+def test_every_card_has_its_row_in_a_table():
+    linked = set(re.findall(r"^\|.*\(cards/(\w+)\.md\) \|$", PIECES.read_text(), re.MULTILINE))
+    assert linked == {card.stem for card in CARDS} - {"README"}
+
+
+def test_the_map_is_that_of_the_layers():
+    layers = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]["layers"]
+    numbers = {name: len(layers) - i for i, layer in enumerate(layers) for name in layer.split(" | ")}
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| \[[^]]+\]\(src/inure/(\w+?)(?:\.py)?\) \|", page, re.MULTILINE)
+    assert {name: int(number) for number, name in rows} == numbers
+    assert [int(number) for number, _ in rows] == sorted(numbers.values(), reverse=True)
 
 
 @pytest.mark.parametrize("card", [c for c in CARDS if c.stem != "README"], ids=lambda card: card.stem)

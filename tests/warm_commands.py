@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import NoReturn
 
 BIN = Path(sys.executable).parent
-_PRELOADED = ("sklearn.datasets", "datasets", "timm", "inure.training.session", "inure.evaluation", "inure.reports")
-"""Not inure.train and inure.load, whose names in ``inure`` are those of functions."""
+_PRELOADED = ("sklearn.datasets", "datasets", "timm", "inure.training.train", "inure.targets.evaluate", "inure.reports")
 _SCRIPT = """#!{python} -IS
 import json, os, socket, sys
 name, arguments = {name!r}, sys.argv[1:]
@@ -115,6 +114,8 @@ def _become(files: list[int], name: str, arguments: list[str], folder: str, envi
     os.environ.clear()
     os.environ.update(environment)
     code: object = 0
+    # First on PATH lies what called here: children that a command starts by it are forked as well
+    sys.executable = shutil.which("python", path=environment.get("PATH")) or sys.executable
     try:
         if name == "inure":
             sys.argv = [str(BIN / "inure"), *arguments]

@@ -16,7 +16,8 @@ from inure.evaluation import evaluate
 from inure.evaluation.examples import Examples
 from inure.losses import cross_entropy
 from inure.models import Classifier
-from inure.models.adapt import adapt, in_domain
+from inure.models.adapt import adapt
+from inure.models.domains import in_domain
 from inure.recipe.recipe import load_recipe
 from inure.threat import Linf
 from inure.training.train import train

@@ -6,7 +6,7 @@ from torch import nn
 
 from closed_forms import worst_case
 from inure.attacks import DDN, standing
-from inure.evaluation.verdicts import Metered
+from inure.evaluation.metered import Metered
 from inure.noise import CounterNoise
 from inure.settings.errors import UserError
 from inure.threat import L2, Linf

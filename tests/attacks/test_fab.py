@@ -12,7 +12,7 @@ from closed_forms import worst_case
 from inure.attacks import FAB, standing
 from inure.data import load as load_images
 from inure.evaluation.examples import Examples
-from inure.evaluation.verdicts import Metered
+from inure.evaluation.metered import Metered
 from inure.noise import CounterNoise
 from inure.runs.load import load
 from inure.settings.errors import UserError

@@ -11,8 +11,8 @@ from inure.attacks import FGSM, NoisyFGSM, input_gradient
 from inure.losses import cross_entropy
 from inure.settings.errors import UserError
 from inure.threat import Linf
-from inure.training.train import train
 from inure.training.passes import passes
+from inure.training.train import train
 from processes import TINY_ATTACK
 from tiny import noise_of
 

@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from inure.attacks import PGD, Pyramid
+from inure.evaluation.metered import Metered
 from inure.evaluation.suites import Member
-from inure.evaluation.verdicts import Metered, judge
+from inure.evaluation.verdicts import judge
 from inure.losses import cross_entropy
 from inure.methods import CoTraining
 from inure.recipe.recipe import load_recipe

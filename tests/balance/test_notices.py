@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from inure.attacks import APGD, FGSM, PGD
-from inure.balance import Balance, BalancedSoftmax, ClassBalancedFocal, CrossEntropy, Rebalanced, Weighted, notices
+from inure.balance import Balance, BalancedSoftmax, ClassBalancedFocal, CrossEntropy, Rebalanced, Weighted
+from inure.balance.notices import notices
 from inure.methods import PGDAT
 from inure.models.batchnorm import BatchNorm
 from inure.optimizers import SGD

@@ -5,12 +5,13 @@ import json
 import pytest
 import torch
 
-from inure.claims import CLAIMS
+from inure.claims import CLAIMS, adapter_counts
 from inure.claims.adapter_counts import EXPECTED, count
 from inure.claims.adapters import RESNET, VIT, kinds
 from inure.claims.claim import Interval, above, every, interval_of, within
 from inure.commands import _run
 from inure.recipe.recipe import load_recipe
+from inure.soups import soup_shifts
 
 YES, NO, OPEN = "reproduced", "not reproduced", "not decidable at this scale"
 
@@ -80,13 +81,14 @@ def test_claims_are_listed_with_what_they_say(capsys):
 
 
 SHORT = ["epochs=1", "checkpoint.every=1", "method.attack.steps=1", "evaluation.validation_steps=1"]
+SHORT += ["data.examples=256", "data.validation=32", "evaluation.validation_examples=32"]
 
 
 @pytest.mark.parametrize("claim", ["token", "front", "shift"])
-def test_a_claim_runs_from_training_to_verdict(tmp_path_factory, capsys, claim):
-    torch.set_num_threads(1)
+def test_a_claim_runs_from_training_to_verdict(tmp_path_factory, monkeypatch, capsys, claim):
+    monkeypatch.setattr(soup_shifts, "SHOTS", 16)  # labelled images of each of 75 sets
     out = tmp_path_factory.getbasetemp() / "claims"  # shared: what one claim trained the next one finds
-    line = ["reproduce", f"adapters/{claim}", *SHORT, "--seeds", "1", "--examples", "110", "--out", str(out)]
+    line = ["reproduce", f"adapters/{claim}", *SHORT, "--seeds", "1", "--examples", "32", "--out", str(out)]
     assert _run(line) == 0
     printed, err = capsys.readouterr()
     folder = out / "smoke" / "adapters" / claim
@@ -118,7 +120,9 @@ def test_mistakes_are_one_line(tmp_path, capsys, arguments, line):
     assert err.count("\n") == 1
 
 
-def test_nets_of_other_settings_are_not_taken_for_these(tmp_path, capsys):
+def test_nets_of_other_settings_are_not_taken_for_these(tmp_path, monkeypatch, capsys):
+    expected = {(net, kind): number for net, kind, number in EXPECTED}
+    monkeypatch.setattr(adapter_counts, "count", lambda net, kind: expected[net, kind])  # counted above
     out = str(tmp_path / "claims")
     assert _run(["reproduce", "adapters/parameters", "--out", out, "-q"]) == 0
     assert _run(["reproduce", "adapters/parameters", "epochs=3", "--out", out, "-q"]) == 2

@@ -154,8 +154,7 @@ def test_the_module_and_the_script_are_the_same_command(program):
         (["compare", "a"], "B: got nothing"),
         (["study"], "STUDY: got nothing"),
         (["report"], "RUN...: got nothing"),
-        (["list"], "WHAT: got nothing"),
-        (["list", "attaks"], "WHAT: got attaks; allowed models | attacks"),
+        (["list", "attaks"], "KIND: got attaks; allowed methods | attacks"),
         (["list", "models", "vit", "more"], "inure list: got unexpected extra argument(s) (more)"),
         (["train", RECIPE, "--resme"], "--resme: got an unknown option; allowed --out | --resume"),
         (["train", RECIPE, "-z"], "-z: got an unknown option"),
@@ -430,7 +429,7 @@ def counted(recipe, monkeypatch) -> tuple[float, float, float]:
     fabric = Fabric(accelerator="cpu", devices=1)
     model, optimizer = fabric.setup(net, recipe.optimizer.build(net))
     batch = Batch(torch.rand(images, 1, 8, 8), torch.arange(images), torch.arange(images), 0.999)
-    joints = Joints(recipe.balance, recipe.regime, perturbation=recipe.perturbation)
+    joints = Joints(balance=recipe.balance, regime=recipe.regime, perturbation=recipe.perturbation)
     train_step(fabric, model, optimizer, batch, method=recipe.method, joints=joints)
     return found[0], found[1], found[2]
 
@@ -468,7 +467,7 @@ def test_a_terminal_shows_bars(tmp_path):
 
     terminal, name = pty.openpty()
     environment = {"TERM": "xterm-256color", "COLUMNS": "140", "LINES": "40"}
-    arguments = ["train", "digits/standard", *TINY, "epochs=30", "--out", "run"]
+    arguments = ["train", "digits/standard", *TINY, "data.examples=null", "batch_size=128", "epochs=30", "--out", "run"]
     running = Command(arguments, tmp_path, partial(stderr_to, os.ttyname(name)), environment)
     shown = b""
     while running.process.is_alive() or select.select([terminal], [], [], 0)[0]:

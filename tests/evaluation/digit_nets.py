@@ -17,8 +17,8 @@ from inure.evaluation.cascade import Cascade
 from inure.evaluation.conditions import Conditions
 from inure.evaluation.examples import Examples
 from inure.evaluation.journal import Journal
+from inure.evaluation.metered import Metered
 from inure.evaluation.pictures import Pictures
-from inure.evaluation.verdicts import Metered
 from inure.losses import cross_entropy
 from inure.models import Classifier, Model, build
 from inure.settings.config import Settings
@@ -99,6 +99,20 @@ class ReadsPixels(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, 1, H, W) to (B, 10)."""
         return -100 * (9 * x[:, 0, 0, 0, None] - torch.arange(10)).square()
+
+
+class Limited(nn.Module):
+    """A net on a device whose memory holds so many images."""
+
+    def __init__(self, net: nn.Module, limit: int, error: Exception) -> None:
+        super().__init__()
+        self.net, self.limit, self.error, self.largest = net, limit, error, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > self.limit:
+            raise self.error
+        self.largest = max(self.largest, len(x))
+        return self.net(x)
 
 
 def fingerprint(

@@ -2,17 +2,16 @@
 
 import json
 import os
-import sys
 
 import pyarrow.parquet as pq
 import pytest
 from digit_nets import by_example, without_seconds, write_net
 
-from warm_commands import warm_shell
+from warm_commands import BIN, warm_shell
 
 pytestmark = pytest.mark.distributed
 OPTIONS = "--suite quick --examples 70 --device cpu"
-TORCHRUN = f"{sys.executable} -m torch.distributed.run --standalone --nproc-per-node 2 -m inure"
+TORCHRUN = f"python {BIN / 'torchrun'} --standalone --nproc-per-node 2 --no-python inure"
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from digit_nets import by_example, fingerprint, tensors
+from digit_nets import Limited, by_example, fingerprint, tensors
 from torch import Tensor, nn
 
 from inure.attacks import PGD
@@ -29,25 +29,36 @@ def perceptron(first: int, second: int, activation: nn.Module) -> nn.Module:
     return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(second, 7))
 
 
+@pytest.fixture(scope="module")
+def of_cnn(cnn, digits):
+    """What is asked of the CNN, and the answer for all examples in one batch."""
+    case = (cnn, *tensors(digits.head(140)), SUITES["quick"](Linf(epsilon=0.06)))
+    return case, fingerprint(*case, batch_size=360)
+
+
 @pytest.mark.parametrize("batch_size", [7, 64, 128])
-def test_a_cnn_gives_the_same_bits_for_every_batch_size(cnn, digits, batch_size):
-    x, y = tensors(digits.head(150))
-    members = SUITES["quick"](Linf(epsilon=0.06))
-    alone = fingerprint(cnn, x, y, members, batch_size=360)
-    assert fingerprint(cnn, x, y, members, batch_size=batch_size) == alone
+def test_a_cnn_gives_the_same_bits_for_every_batch_size(of_cnn, batch_size):
+    case, alone = of_cnn
+    assert fingerprint(*case, batch_size=batch_size) == alone
     assert {name for name, _ in alone} == {"clean", "pgd20", "cw20"}
 
 
+@pytest.fixture(scope="module")
+def of_vit(vit, digits):
+    """What is asked of the ViT, and the answer for all examples in one batch."""
+    case = (vit, *tensors(digits.head(100)), pgd(4, 0.03))
+    return case, fingerprint(*case, batch_size=128)
+
+
 @pytest.mark.parametrize("batch_size", [7, 64])
-def test_a_vit_gives_the_same_bits_for_every_batch_size(vit, digits, batch_size):
-    x, y = tensors(digits.head(100))
-    members = pgd(10, 0.03)
-    assert fingerprint(vit, x, y, members, batch_size=batch_size) == fingerprint(vit, x, y, members, batch_size=128)
+def test_a_vit_gives_the_same_bits_for_every_batch_size(of_vit, batch_size):
+    case, alone = of_vit
+    assert fingerprint(*case, batch_size=batch_size) == alone
 
 
 def test_a_resnet_of_random_weights_gives_the_same_bits_for_every_batch_size():
-    net = build(Model(name="cifar_resnet18"), num_classes=10, shape=(3, 32, 32))
-    x = torch.rand(34, 3, 32, 32)
+    net = build(Model(name="cifar_resnet18"), num_classes=10, shape=(3, 16, 16))
+    x = torch.rand(34, 3, 16, 16)
     y = own_labels(net, x)
     members = pgd(1, 1 / 255)
     # Two batches of 32 against one of 64, padding included
@@ -85,7 +96,7 @@ def test_the_number_of_threads_changes_no_bit(threads):
 
 @pytest.mark.parametrize("suite", ["quick", "fgsm", "clean"])
 def test_a_permutation_of_the_examples_permutes_the_verdicts(cnn, digits, suite):
-    x, y = tensors(digits)
+    x, y = tensors(digits.head(140))
     index, order = torch.arange(len(x)) * 3 + 5, torch.randperm(len(x))
     options = {"suite": suite, "threat": Linf(epsilon=0.06)}
     straight = evaluate(cnn, x, y, index=index, **options)
@@ -122,31 +133,24 @@ def test_the_seed_and_the_index_do_change_the_start(cnn, digits):
     assert not torch.equal(*seeds)
 
 
-class Limited(nn.Module):
-    """A net on a device whose memory holds so many images."""
-
-    def __init__(self, net: nn.Module, limit: int, error: Exception) -> None:
-        super().__init__()
-        self.net, self.limit, self.error, self.largest = net, limit, error, 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        if len(x) > self.limit:
-            raise self.error
-        self.largest = max(self.largest, len(x))
-        return self.net(x)
-
-
 CUDA = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 CPU = RuntimeError("[enforce fail at alloc_cpu.cpp:116] DefaultCPUAllocator: can't allocate memory")
 MPS = RuntimeError("MPS backend out of memory (MPS allocated: 9.00 GB)")
 
 
+AT_ONCE = {"suite": "quick", "threat": Linf(epsilon=0.06), "batch_size": 128}
+
+
+@pytest.fixture(scope="module")
+def plain(cnn, digits):
+    """What is found where memory suffices."""
+    return evaluate(cnn, digits.head(140), **AT_ONCE)
+
+
 @pytest.mark.parametrize(("limit", "error"), [(127, CUDA), (40, CPU), (16, MPS), (8, CUDA)], ids=str)
-def test_out_of_memory_retreats_to_a_smaller_batch_with_the_same_verdicts(cnn, digits, limit, error):
-    options = {"suite": "quick", "threat": Linf(epsilon=0.06), "batch_size": 128}
-    plain = evaluate(cnn, digits, **options)
+def test_out_of_memory_retreats_to_a_smaller_batch_with_the_same_verdicts(cnn, digits, plain, limit, error):
     net = Limited(cnn, limit, error)
-    retreated = evaluate(net, digits, **options)
+    retreated = evaluate(net, digits.head(140), **AT_ONCE)
     assert net.largest == 1 << (limit.bit_length() - 1)
     assert by_example(retreated.outcomes) == by_example(plain.outcomes)
     for ours, theirs in zip(retreated.summary["attacks"], plain.summary["attacks"], strict=True):

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from inure.attacks import PGD
 from inure.evaluation.examples import Examples
 from inure.evaluation.flags import FLAGS, beaten_white_box
+from inure.evaluation.metered import Metered
 from inure.evaluation.probes import probe
-from inure.evaluation.verdicts import Metered
 from inure.losses import cross_entropy
 from inure.models import Classifier, Model, build
 from inure.threat import Linf
@@ -101,7 +101,7 @@ def wrn() -> Classifier:
 @pytest.fixture(scope="module")
 def normalised() -> Classifier:
     """A net that was trained with mean and std 0.5 inside."""
-    return fitted("vit_digits", epochs=12, lr=3e-3)
+    return fitted("vit_digits", epochs=7, lr=3e-3)
 
 
 def names(net: nn.Module, examples: Examples) -> list[str]:

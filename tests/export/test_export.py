@@ -18,7 +18,7 @@ from inure.settings.errors import UserError
 from inure.training.train import train
 
 MIX = {"clean": 0.3, "robust": 0.7}
-TINY = ["epochs=1", "batch_size=400", "evaluation.validation_examples=16", "evaluation.validation_steps=1"]
+TINY = ["epochs=1", "data.examples=400", "evaluation.validation_examples=16", "evaluation.validation_steps=1"]
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ from inure.targets.evaluate import evaluate_target
 from inure.targets.request import Request
 from inure.training.train import train
 
-TINY = ["epochs=1", "batch_size=400", "evaluation.validation_examples=16", "evaluation.validation_steps=1"]
+TINY = ["epochs=1", "data.examples=400", "evaluation.validation_examples=16", "evaluation.validation_steps=1"]
 THREAT = "linf:8/255"
 RGB = (3, 32, 32)
 
@@ -69,7 +69,8 @@ def plain(tmp_path_factory):
     path = tmp_path_factory.mktemp("robustbench") / "plain"
     train(
         load_recipe(
-            "digits/standard", [*TINY, "model.name=cnn_tiny", "epochs=5", "batch_size=128", "optimizer.lr=0.02"]
+            "digits/standard",
+            [*TINY, "data.examples=1437", "model.name=cnn_tiny", "epochs=5", "batch_size=128", "optimizer.lr=0.02"],
         ),
         path,
         quiet=True,

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,11 +20,13 @@ from inure.recipe.recipe import load_recipe
 from inure.settings.errors import UserError
 from inure.training.train import train
 from processes import TINY_ATTACK, Command, Finished, environments, info, inure, records, saved_steps, weights
+from warm_commands import warm_shell
 
-# 1280 images make 10 whole batches of 128: nothing is wrapped around to be shared equally
+# 320 images make 10 whole batches of 32: nothing is wrapped around to be shared equally
 RECIPE = (
-    "digits/pgd_at", *TINY_ATTACK, "data.validation=157", "method.attack.start=zero", "optimizer.kind=sgd",
-    "optimizer.lr=0.05", "regime.epsilon=null", "method.attack.threat.epsilon=0.05", "engine.accelerator=cpu",
+    "digits/pgd_at", *TINY_ATTACK, "data.examples=477", "data.validation=157", "method.attack.start=zero",
+    "optimizer.kind=sgd", "optimizer.lr=0.05", "regime.epsilon=null", "method.attack.threat.epsilon=0.05",
+    "engine.accelerator=cpu",
 )  # fmt: skip
 
 
@@ -125,7 +128,7 @@ def test_two_processes_train_the_net_of_one(alone, tmp_path):
     assert_close(tmp_path / "run", alone)
     assert records(tmp_path / "run")[0]["train"]["loss"] > 0
     trained = info(tmp_path / "run")
-    assert trained["data"]["train_examples"] == 1280
+    assert trained["data"]["train_examples"] == 320
 
 
 @pytest.mark.distributed
@@ -178,8 +181,8 @@ def test_a_mistake_in_two_processes_is_told_once(tmp_path):
 
 @pytest.mark.distributed
 def test_devices_starts_the_processes_and_stdout_ends_with_the_folder_once(alone, tmp_path):
-    words = [sys.executable, "-m", "inure", "train", *RECIPE, "engine.devices=2", "engine.threads=1", "--out", "run"]
-    ended = _run(words, tmp_path)
+    words = ["inure", "train", *RECIPE, "engine.devices=2", "engine.threads=1", "--out", "run"]
+    ended = warm_shell().run(shlex.join(words), tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines()[-1] == "run"
     assert ended.stdout.count("run\n") == 1

@@ -206,6 +206,6 @@ def test_a_run_stops_and_resumes_exactly(tmp_path):
     recipe = load_recipe(
         "digits/pgd_at",
         ["method.kind=fgsm_pgi", *TINY, "epochs=3", "model.name=wrn10_1", "averaging.kind=swa", "optimizer.lr=0.01",
-         "augment.flip=true", "batch_size=400", "checkpoint.every=1"],
+         "augment.flip=true", "data.examples=360", "batch_size=100", "checkpoint.every=1"],
     )  # fmt: skip
     assert_resumes_exactly(recipe, tmp_path)

@@ -9,9 +9,10 @@ from torch import nn
 
 import inure
 from inure.models import Classifier, Model, build
-from inure.models.adapt import adapt, adapter_state, fold, in_domain
+from inure.models.adapt import adapt, adapter_state, fold
 from inure.models.adapters import ADAPTERS, Adapters
 from inure.models.adapters.stacks import adapter_names, plain_name
+from inure.models.domains import in_domain
 from inure.optimizers.groups import parameter_groups
 from inure.settings.errors import UserError
 
@@ -249,13 +250,25 @@ def test_a_copy_and_its_original_are_independent():
 
 
 def test_a_compiled_net_takes_every_mix_in_one_graph():
-    adapted, x = apart(adapt(plain("vit_digits"), ["cls_token", "norm"])), images()
+    net, x = plain("vit_digits"), images()
+    net.net.blocks = net.net.blocks[:2]  # each takes seconds
+    adapted = apart(adapt(net, ["cls_token", "norm"]))
     torch._dynamo.reset()
     compiled = torch.compile(adapted, fullgraph=True, backend="aot_eager")
     rows = torch.tensor([[0.5, 0.5]]).repeat(6, 1)
     for mix in ("robust", rows, ["clean", "robust"]):
         assert torch.allclose(compiled(x, mix=mix), adapted(x, mix=mix), atol=1e-5)
     torch._dynamo.reset()
+
+
+@pytest.fixture(scope="module")
+def large():
+    """A ViT-B/16 and a ResNet-50 without numbers: to be copied."""
+    with torch.device("meta"):
+        return {
+            name: build(Model(name=name), num_classes=1000, shape=(3, 224, 224))
+            for name in ("vit_base_patch16_224", "resnet50")
+        }
 
 
 @pytest.mark.parametrize(
@@ -274,10 +287,9 @@ def test_a_compiled_net_takes_every_mix_in_one_graph():
     ],
     ids=lambda value: str(value),
 )
-def test_parameter_counts_of_vit_b16_are_those_of_the_specification(kinds, count):
+def test_parameter_counts_of_vit_b16_are_those_of_the_specification(large, kinds, count):
     with torch.device("meta"):
-        net = build(Model(name="vit_base_patch16_224"), num_classes=1000, shape=(3, 224, 224))
-        adapted = adapt(net, kinds)
+        adapted = adapt(large["vit_base_patch16_224"], kinds)
         names = adapter_names(adapted)
         found = sum(p.numel() for n, p in adapted.named_parameters() if n in names) // 2
     assert found == count
@@ -294,9 +306,9 @@ def test_parameter_counts_of_vit_b16_are_those_of_the_specification(kinds, count
         ("all", 25_557_032, 53_120),
     ],
 )
-def test_counts_of_resnet50_are_those_of_the_cards(kind, count, statistics):
+def test_counts_of_resnet50_are_those_of_the_cards(large, kind, count, statistics):
+    net = large["resnet50"]
     with torch.device("meta"):
-        net = build(Model(name="resnet50"), num_classes=1000, shape=(3, 224, 224))
         adapted = adapt(net, kind)
     names = adapter_names(adapted)
     assert sum(p.numel() for n, p in adapted.named_parameters() if n in names) == 2 * count

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from inure.attacks import PGD
 from inure.recipe.recipe import Recipe
-from inure.settings import config
+from inure.settings import config, trees
 from inure.settings.config import Real, Settings, Whole
 from inure.settings.errors import UserError
 
@@ -23,7 +23,7 @@ BASE = {
 
 
 def recipe(*overrides: str) -> Recipe:
-    return config.build(Recipe, config.apply_overrides(BASE, config.parse_overrides(overrides)))
+    return config.build(Recipe, trees.apply_overrides(BASE, trees.parse_overrides(overrides)))
 
 
 @pytest.mark.parametrize(

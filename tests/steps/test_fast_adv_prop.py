@@ -255,6 +255,7 @@ RECIPE = (
     *TINY,
     "epochs=2",
     "batch_size=130",
+    "data.examples=1437",
     "data.validation=1100",
     "checkpoint.every=2",
     "regime.epsilon=null",

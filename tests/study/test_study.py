@@ -15,7 +15,7 @@ from inure.study import Study, load_study, mean_and_deviation, run_study
 from inure.study.cells import slug
 from processes import TINY, Command, inure, records
 
-SET = [*TINY, "epochs=1", "evaluation.suite=fgsm"]
+SET = [*TINY, "epochs=1", "evaluation.suite=fgsm", "data.examples=400"]
 GRID = Study(base="digits/standard", set=SET, grid={"optimizer.lr": [1e-3, 1e-2]}, seeds=[0, 1])
 
 

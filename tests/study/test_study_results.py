@@ -20,7 +20,7 @@ from inure.study.results import CellResult, Difference
 from inure.study.table import header_of, rows_of, short_table
 from processes import TINY, begun
 
-SET = [*TINY, "epochs=2", "optimizer.lr=0.02"]
+SET = [*TINY, "epochs=2", "optimizer.lr=0.02", "data.examples=400", "batch_size=64"]
 STUDY = Study(
     about="From nothing or from a clean net, and one rate that is far too high.",
     base="digits/pgd_at",

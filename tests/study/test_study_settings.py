@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from inure.settings import config
+from inure.settings import config, trees
 from inure.settings.errors import UserError
 from inure.study import Study
 from inure.study.cells import reference_of
@@ -79,7 +79,7 @@ def test_smoke_is_the_scale_where_none_is_named():
 
 def test_a_study_of_one_scale_is_itself_again_when_read_back():
     smoke = study().at("smoke")
-    assert config.build(Study, yaml.safe_load(config.to_yaml(config.dump(smoke)))) == smoke
+    assert config.build(Study, yaml.safe_load(trees.to_yaml(config.dump(smoke)))) == smoke
     assert smoke.at("smoke") == smoke
 
 

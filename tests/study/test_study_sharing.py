@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from faults import die_at_write
-from inure.settings import config
+from inure.settings import config, trees
 from inure.settings.errors import UserError
 from inure.study import Study, run_study
 from inure.study.lock import holder_of, take
@@ -153,7 +153,7 @@ def test_a_folder_where_each_run_takes_several_devices_is_not_shared(tmp_path, d
     out = tmp_path / "out"
     study = Study(base="digits/standard", set=[*SET, f"engine.devices={devices}"], suite="clean")
     out.mkdir()
-    (out / "study.yaml").write_text(config.to_yaml(config.dump(study)))
+    (out / "study.yaml").write_text(trees.to_yaml(config.dump(study)))
     other = Command(["list", "suites"], tmp_path, prepare=partial(_hold, str(out / "study.lock")))
     other.wait_until(lambda: (out / "study.lock").exists() and (out / "study.lock").stat().st_size > 0)
     with pytest.raises(UserError, match=message):

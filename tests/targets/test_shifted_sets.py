@@ -16,7 +16,8 @@ from inure.recipe.recipe import load_recipe
 from inure.runs.load import load
 from inure.targets.evaluate import evaluate_target
 from inure.targets.request import Request
-from inure.targets.shifted_sets import evaluate_sets, split_suite
+from inure.targets.set_suites import split_suite
+from inure.targets.shifted_sets import evaluate_sets
 from inure.threat import Linf
 from inure.training.train import train
 from processes import Command, inure
@@ -131,7 +132,8 @@ def test_sets_of_any_name_are_evaluated_without_or_with_images_as_they_are(folde
 
 def test_after_a_kill_only_what_was_not_done_is_done(folder, tmp_path):
     specs = [f"digits#test@fog:{severity}" for severity in range(1, 6)]
-    line = ["evaluate", "run", "--suite", "shifts+pgd20", *(w for spec in specs for w in ("--shift", spec))]
+    line = ["evaluate", "run", "--suite", "shifts+pgd20", "--examples", "128"]
+    line += [word for spec in specs for word in ("--shift", spec)]
     whole = inure(*line, "--out", tmp_path / "whole", folder=folder)
     assert whole.code == 0
     out = tmp_path / "killed"
@@ -301,7 +303,8 @@ def test_only_the_first_process_writes_what_all_agree_on(folder, tmp_path):
 
 
 def test_sets_are_evaluated_in_the_mode_that_is_asked_for(folder, tmp_path):
-    changes = ["model.name=vit_digits", "epochs=1", "model.adapters=cls_token"]
+    changes = ["model.name=vit_digits", "epochs=1", "model.adapters=cls_token", "data.examples=200"]
+    changes += ["method.attack.steps=1", "evaluation.validation_steps=1"]
     train(load_recipe("digits/soup", changes), tmp_path / "soup", quiet=True)
     out, summary = evaluate_target(
         Request(str(tmp_path / "soup"), suite="shifts", shift=SPECS[:1], examples=40, mode="clean", quiet=True)

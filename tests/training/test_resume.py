@@ -37,7 +37,7 @@ TRICKS = (
     "crafting.perturbation_masking={warmup: 0.5, patch: 2}",
     "crafting.token_dropping.rate=0.2",
 )
-NET = ("model.name=vit_digits", "model.drop_path=0.2", "batch_size=256")
+NET = ("model.name=vit_digits", "model.drop_path=0.2", "batch_size=64", "data.examples=359")
 VIT = ("digits/trades", *TINY_ATTACK, *JOINTS, *TRICKS, *NET)
 RECIPES = {"cnn": CNN, "vit": VIT}
 STEPS_PER_EPOCH = 11

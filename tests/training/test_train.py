@@ -72,9 +72,9 @@ def test_a_run_directory_holds_what_the_contract_says(finished):
     assert facts["input_shape"] == [1, 8, 8]
     assert facts["class_names"] == [str(k) for k in range(10)]
     counts = facts["data"].pop("class_counts")
-    assert (len(counts), sum(counts)) == (10, 1293)
+    assert (len(counts), sum(counts)) == (10, 323)
     assert facts["data"] | {"hash": ""} == {
-        "source": "digits", "train_examples": 1293, "validation_examples": 144, "hash": "", "skipped": 0,
+        "source": "digits", "train_examples": 323, "validation_examples": 36, "hash": "", "skipped": 0,
     }  # fmt: skip
     environment = json.loads((finished / "environment.json").read_text())
     assert environment["torch"] == torch.__version__
@@ -118,7 +118,8 @@ def test_the_recorded_loss_is_the_mean_over_the_steps(tmp_path, monkeypatch):
 
 
 def test_training_learns(tmp_path):
-    run = train(tiny("optimizer.lr=0.02", "epochs=8", recipe="digits/standard"), tmp_path / "run", quiet=True)
+    whole = ("data.examples=1437", "batch_size=128")
+    run = train(tiny("optimizer.lr=0.02", "epochs=8", *whole, recipe="digits/standard"), tmp_path / "run", quiet=True)
     first, last = records(run)[0], records(run)[-1]
     assert last["train"]["loss"] < 0.5 * first["train"]["loss"]
     assert last["validation"]["clean_accuracy"] > 0.6
@@ -245,7 +246,7 @@ def test_select_last_hands_on_the_last_weights_and_keeps_both(scripted):
 
 
 def test_the_recorded_accuracies_are_those_of_the_weights_on_the_validation_images(finished):
-    _, validation = Data(validation=0.1).load_training(None)
+    _, validation = Data(examples=359, validation=0.1).load_training(None)
     x = validation.batch(torch.arange(len(validation))).float() / 255
     for name in ("best", "last"):
         net = load(finished, finished / "checkpoints" / f"{name}.safetensors")
