@@ -40,7 +40,7 @@ class Transferred(Settings):
     """Where the second net is from, for the record: the path of its run."""
     source_hash: str = ""
     """Of its weights, for the record: with it two evaluations know whether they used the same source."""
-    _net: Any = PrivateAttr(default=None)
+    _net: Any = PrivateAttr(default=None)  # a net: pydantic would look the type up, and load torch
 
     @model_validator(mode="after")
     def _search_climbs_on_and_in_the_same_threat(self) -> Self:

@@ -37,7 +37,7 @@ class AttentionDropping(Settings):
     per_example: bool = False
     """A draw of its own for every image; by default one for the batch."""
     _keep: float = PrivateAttr(default=1.0)
-    _model: Any = PrivateAttr(default=None)
+    _model: Any = PrivateAttr(default=None)  # a net: pydantic would look the type up, and load torch
     _gates: list[Gate] = PrivateAttr(default_factory=list)
     _blind: bool = PrivateAttr(default=False)
 

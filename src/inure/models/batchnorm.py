@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, StrictBool, model_validator
 
 from ..libraries import Tensor, nn, torch
+from ..settings.config import Settings, Whole
+from ..settings.errors import UserError
 
 if TYPE_CHECKING:
     from torch.nn.modules.batchnorm import _BatchNorm
-
-from ..settings.config import Settings, Whole
-from ..settings.errors import UserError
 
 Source = Literal["training", "clean"]
 

@@ -57,9 +57,9 @@ class GradAlign(Settings):
 
 def _gradient(model: nn.Module, x: Images, y: Labels, criterion: Criterion, *, again: bool) -> Tensor:
     """The input gradient, (B, C, H, W); ``again``: to be differentiated again."""
-    x = x.detach().requires_grad_()
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
+    x = x.detach().requires_grad_()
     with sdpa_kernel(SDPBackend.MATH):  # the fused kernels of attention cannot be differentiated twice
         (grad,) = torch.autograd.grad(criterion(model(x), y).sum(), x, create_graph=again)
     return grad if again else grad.detach()
